@@ -1,0 +1,299 @@
+"""The measures. Each brings its own program, and where there is a floor takes turns with it, round by round."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import psutil
+
+from benchmarks import floor, program
+from benchmarks.floor import Floor
+from benchmarks.program import Ours
+from benchmarks.report import Row
+
+LIMIT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How much is measured."""
+
+    rounds: int
+    samples: int
+    """A round."""
+    fleet: int
+    """Where there are many bots."""
+    many: int
+    """Where there are very many."""
+    idle_s: float
+
+
+FULL = Effort(rounds=7, samples=30, fleet=300, many=1000, idle_s=30)
+QUICK = Effort(rounds=2, samples=5, fleet=30, many=60, idle_s=3)
+
+Measure = Callable[[Effort], list[Row]]
+
+
+def start(effort: Effort) -> list[Row]:
+    """POST /start to the bot's first line, when there is no other bot."""
+    with both() as (ours, bare):
+        return _starts("start", effort, ours, bare, company=0, at_most=3)
+
+
+def crowd(effort: Effort) -> list[Row]:
+    """The same when a fleet is running: ours among our bots, then the floor among the same number of forked ones."""
+    with both() as (ours, bare):
+        return _starts("crowd", effort, ours, bare, company=effort.fleet, at_most=4)
+
+
+def _starts(measure: str, effort: Effort, ours: Ours, bare: Floor, *, company: int, at_most: float) -> list[Row]:
+    ours_s: list[list[float]] = []
+    floor_s: list[list[float]] = []
+    answered_s: list[float] = []
+    for _ in range(effort.rounds):
+        others = ours.start_many(company)[1] if company else []
+        ours_s.append([])
+        for _ in range(effort.samples):
+            line_s, answer_s, bot_id = ours.start()
+            ours_s[-1].append(line_s)
+            answered_s.append(answer_s)
+            ours.stop([bot_id])
+        ours.stop(others)
+        if company:
+            bare.start(company)
+        floor_s.append([])
+        for _ in range(effort.samples):
+            floor_s[-1].append(bare.start()[0])
+            if not company:
+                bare.end()
+        bare.end()
+    among = f" among {company}" if company else ""
+    rows = [
+        Row(
+            measure=measure,
+            what=f"POST /start to first line{among}, {name}",
+            unit="ms",
+            ours=point(_flat(ours_s)) * 1000,
+            floor=point(_flat(floor_s)) * 1000,
+            ratios=tuple(point(a) / point(b) for a, b in zip(ours_s, floor_s, strict=True)),
+            at_most=limit,
+        )
+        for name, point, limit in (("p50", statistics.median, at_most), ("p90", p90, None))
+    ]
+    answered = statistics.median(answered_s) * 1000
+    return [*rows, Row(measure=measure, what=f"POST /start to its answer{among}, p50", unit="ms", ours=answered)]
+
+
+def burst(effort: Effort, count: int = 100) -> list[Row]:
+    """100 calls at once, each on its own connection, until the last first line."""
+    ours_s: list[float] = []
+    floor_s: list[float] = []
+    with both() as (ours, bare):
+        ours.connections(count)
+        for _ in range(effort.rounds):
+            took_s, bot_ids = ours.burst(count)
+            ours_s.append(took_s)
+            ours.stop(bot_ids)
+            floor_s.append(bare.start(count)[0])
+            bare.end()
+    return [
+        Row(
+            measure="burst",
+            what=f"{count} of POST /start at once to the last first line, p50",
+            unit="ms",
+            ours=statistics.median(ours_s) * 1000,
+            floor=statistics.median(floor_s) * 1000,
+            ratios=tuple(a / b for a, b in zip(ours_s, floor_s, strict=True)),
+            at_most=3,
+        )
+    ]
+
+
+def uss(effort: Effort, count: int = 10) -> list[Row]:
+    """The memory that a bot has to itself, some lines after its start."""
+    ours_mb: list[float] = []
+    floor_mb: list[float] = []
+    with both() as (ours, bare):
+        for _ in range(effort.rounds):
+            _, bot_ids = ours.start_many(count)
+            ours_mb.append(_uss_mb([ours.bot(bot_id)["pid"] for bot_id in bot_ids]))
+            ours.stop(bot_ids)
+            floor_mb.append(_uss_mb(bare.start(count)[1]))
+            bare.end()
+    return [
+        Row(
+            measure="uss",
+            what=f"USS of a counter, p50 of {count}",
+            unit="MB",
+            ours=statistics.median(ours_mb),
+            floor=statistics.median(floor_mb),
+            ratios=tuple(a / b for a, b in zip(ours_mb, floor_mb, strict=True)),
+            at_most=1.6,
+        )
+    ]
+
+
+def _uss_mb(pids: Sequence[int]) -> float:
+    time.sleep(1.2)  # A second line, and with it the code that each second needs.
+    return statistics.median(psutil.Process(pid).memory_full_info().uss for pid in pids) / 1e6
+
+
+def listing(effort: Effort) -> list[Row]:
+    """GET /bots with a fleet, CPU and memory of each process included."""
+    with program.running() as ours:
+        ours.start_many(effort.fleet)
+        took_s: list[float] = []
+        for _ in range(effort.rounds * effort.samples):
+            connection = ours.connection
+            begin = time.monotonic()
+            bots = connection.call("GET", "/bots?limit=1000")
+            took_s.append(time.monotonic() - begin)
+            assert len(bots) == effort.fleet
+            assert all(bot["rss_bytes"] for bot in bots)
+    what = f"GET /bots with {effort.fleet} bots"
+    return [
+        Row(measure="listing", what=f"{what}, p50", unit="ms", ours=statistics.median(took_s) * 1000, at_most=15),
+        Row(measure="listing", what=f"{what}, p99", unit="ms", ours=p99(took_s) * 1000),
+    ]
+
+
+def idle(effort: Effort, count: int = 100) -> list[Row]:
+    """What 100 bots that print each second cost the supervisor and its zygote, the supervisor's stdout included."""
+    with program.running() as ours:
+        ours.start_many(count)
+        pids = (ours.pid, ours.zygote_pid)
+        time.sleep(2)
+        before = [_cpu_s(pid) for pid in pids]
+        begin = time.monotonic()
+        time.sleep(effort.idle_s)
+        spent = [_cpu_s(pid) - cpu_s for pid, cpu_s in zip(pids, before, strict=True)]
+        per_minute = 60 / (time.monotonic() - begin)
+    what = f"CPU in a minute with {count} bots"
+    return [
+        Row(measure="idle", what=f"supervisor's {what}", unit="s", ours=spent[0] * per_minute, at_most=0.5),
+        Row(measure="idle", what=f"zygote's {what}", unit="s", ours=spent[1] * per_minute),
+    ]
+
+
+def _cpu_s(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
+
+
+def growth(effort: Effort) -> list[Row]:
+    """Start after start to 1,000 bots: what the last ones cost beside the first ones, for us and for the floor."""
+    edge = min(50, effort.many // 3)
+    with both() as (ours, bare):
+        started = [ours.start() for _ in range(effort.many)]
+        ours_s = [line_s for line_s, _, _ in started]
+        ours.stop([bot_id for _, _, bot_id in started])
+        floor_s = [bare.start()[0] for _ in range(effort.many)]
+    (ours_first, ours_last), (floor_first, floor_last) = (
+        (statistics.median(took_s[:edge]), statistics.median(took_s[-edge:])) for took_s in (ours_s, floor_s)
+    )
+    return [
+        Row(
+            measure="growth",
+            what=f"start to first line, first {edge}",
+            unit="ms",
+            ours=ours_first * 1000,
+            floor=floor_first * 1000,
+            ratios=(ours_first / floor_first,),
+        ),
+        Row(
+            measure="growth",
+            what=f"start to first line, last {edge} of {effort.many}",
+            unit="ms",
+            ours=ours_last * 1000,
+            floor=floor_last * 1000,
+            ratios=(ours_last / floor_last,),
+        ),
+        Row(
+            measure="growth",
+            what="last beside first",
+            unit="x",
+            ours=ours_last / ours_first,
+            floor=floor_last / floor_first,
+        ),
+    ]
+
+
+def stop(effort: Effort) -> list[Row]:
+    """POST /stop to its answer: the process is gone, and the ledger has it."""
+    took_s: list[float] = []
+    with program.running() as ours:
+        for _ in range(effort.rounds * effort.samples):
+            _, _, bot_id = ours.start()
+            connection = ours.connection
+            begin = time.monotonic()
+            connection.call("POST", f"/stop/{bot_id}")
+            took_s.append(time.monotonic() - begin)
+    return [
+        Row(measure="stop", what="POST /stop to its answer, p50", unit="ms", ours=statistics.median(took_s) * 1000),
+        Row(measure="stop", what="POST /stop to its answer, p99", unit="ms", ours=p99(took_s) * 1000),
+    ]
+
+
+def end(effort: Effort) -> list[Row]:
+    """kill -9 of a bot until its end stands in the ledger, and until the API says it."""
+    with program.running() as ours, contextlib.closing(sqlite3.connect(f"file:{ours.ledger}?mode=ro", uri=True)) as db:
+
+        def in_ledger(bot_id: int) -> bool:
+            row = db.execute("SELECT cause FROM run WHERE bot_id = ?", (bot_id,)).fetchone()
+            return row[0] is not None
+
+        def in_listing(bot_id: int) -> bool:
+            return ours.bot(bot_id)["pid"] is None
+
+        rows: list[Row] = []
+        for where, seen in (("the ledger", in_ledger), ("GET /bots/{id}", in_listing)):
+            took_s = [_end_s(ours, seen) for _ in range(effort.rounds * effort.samples)]
+            what = f"kill -9 to its end in {where}"
+            rows += [
+                Row(measure="end", what=f"{what}, p50", unit="ms", ours=statistics.median(took_s) * 1000),
+                Row(measure="end", what=f"{what}, p99", unit="ms", ours=p99(took_s) * 1000),
+            ]
+        return rows
+
+
+def _end_s(ours: Ours, seen: Callable[[int], bool]) -> float:
+    _, [bot_id] = ours.start_many(1, restart={"policy": "never"})
+    pid = ours.bot(bot_id)["pid"]
+    begin = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    while not seen(bot_id):
+        if time.monotonic() - begin > LIMIT_S:
+            raise TimeoutError(f"the end of bot {bot_id} was not seen")
+        time.sleep(0.0001)  # Whoever watches must leave the cores to those who work.
+    return time.monotonic() - begin
+
+
+MEASURES: dict[str, Measure] = {
+    measure.__name__: measure for measure in (start, crowd, burst, uss, listing, idle, growth, stop, end)
+}
+
+
+@contextlib.contextmanager
+def both() -> Iterator[tuple[Ours, Floor]]:
+    """Us and the floor."""
+    with program.running() as ours, floor.running() as bare:
+        yield ours, bare
+
+
+def p90(values: Sequence[float]) -> float:
+    return statistics.quantiles(values, n=10, method="inclusive")[-1]
+
+
+def p99(values: Sequence[float]) -> float:
+    return statistics.quantiles(values, n=100, method="inclusive")[-1]
+
+
+def _flat(rounds: Sequence[Sequence[float]]) -> list[float]:
+    return [value for one in rounds for value in one]

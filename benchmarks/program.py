@@ -1,0 +1,120 @@
+"""Ours: the real program, started as a user would, asked over real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.client import Connection
+from benchmarks.lines import FirstLines
+from tests.program import Program
+
+PARALLEL = 50
+"""Calls under way at once where a measure only prepares or tidies up."""
+
+
+class Ours:
+    """A running supervisor, and its client."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._connections: list[Connection] = []
+        self.first_lines = FirstLines(program.data_dir / "logs")
+        # Until the kind is imported a start is no warm start.
+        while not self.connection.call("GET", "/kinds/counter")["warm"]:
+            time.sleep(0.01)
+
+    def connections(self, count: int) -> list[Connection]:
+        """So many open connections; the same ones each time, but for those that the server found idle and closed."""
+        url = self._program.client.base_url
+        kept = [connection for connection in self._connections if not connection.closed]
+        while len(kept) < count:
+            kept.append(Connection(url.host, url.port or 80))
+            kept[-1].call("GET", "/livez")
+        self._connections = kept
+        return kept[:count]
+
+    @property
+    def connection(self) -> Connection:
+        return self.connections(1)[0]
+
+    def start(self) -> tuple[float, float, int]:
+        """Seconds from POST /start to the bot's first line and to the answer, and the bot's id."""
+        connection = self.connection
+        begin = time.monotonic()
+        connection.send("POST", "/start")
+        line_s = self.first_lines.wait() - begin
+        bot_id = connection.receive()["bot_id"]
+        # An answer that came before the line counts as having come with it.
+        return line_s, time.monotonic() - begin, bot_id
+
+    def start_many(self, count: int, **fields: Any) -> tuple[float, list[int]]:
+        """Seconds from the first POST /start to the last bot's first line, and the bots' ids."""
+        begin = time.monotonic()
+        answers = self._calls([("POST", "/start", fields or None)] * count)
+        return self.first_lines.wait(count) - begin, [answer["bot_id"] for answer in answers]
+
+    def burst(self, count: int) -> tuple[float, list[int]]:
+        """`start_many` with all calls at once. No answer is read before the last first line was seen."""
+        connections = self.connections(count)
+        begin = time.monotonic()
+        for connection in connections:
+            connection.send("POST", "/start")
+        line_s = self.first_lines.wait(count) - begin
+        return line_s, [connection.receive()["bot_id"] for connection in connections]
+
+    def stop(self, bot_ids: Sequence[int]) -> None:
+        """Stops bots; all that they had is gone when this returns."""
+        self._calls([("POST", f"/stop/{bot_id}", None) for bot_id in bot_ids])
+
+    def bot(self, bot_id: int) -> dict[str, Any]:
+        bot: dict[str, Any] = self.connection.call("GET", f"/bots/{bot_id}")
+        return bot
+
+    @property
+    def pid(self) -> int:
+        return self._program.pid
+
+    @property
+    def zygote_pid(self) -> int:
+        pid: int = self.connection.call("GET", "/kinds/counter")["zygote_pid"]
+        return pid
+
+    @property
+    def ledger(self) -> Path:
+        return self._program.data_dir / "ledger.sqlite3"
+
+    def close(self) -> None:
+        for connection in self._connections:
+            connection.close()
+        self.first_lines.close()
+
+    def _calls(self, calls: Sequence[tuple[str, str, Any]]) -> list[Any]:
+        answers: list[Any] = []
+        for first in range(0, len(calls), PARALLEL):
+            some = calls[first : first + PARALLEL]
+            busy = self.connections(len(some))
+            for connection, (method, path, body) in zip(busy, some, strict=True):
+                connection.send(method, path, body)
+            answers += [connection.receive() for connection in busy]
+        return answers
+
+
+@contextlib.contextmanager
+def running() -> Iterator[Ours]:
+    """A supervisor with a data directory of its own. Its stdout, with what the bots print, is a file."""
+    with tempfile.TemporaryDirectory(prefix="benchmark-ours-") as directory:
+        program = Program(Path(directory))
+        try:
+            ours = Ours(program.start())
+            try:
+                yield ours
+            finally:
+                ours.close()
+            program.terminate()
+        finally:
+            program.close()

@@ -1,0 +1,61 @@
+"""The few calls of Linux that the standard library has no name for, and what is read from /proc."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+
+_PR_SET_CHILD_SUBREAPER = 36
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def become_subreaper() -> None:
+    """Orphaned descendants become children of this process. Inherited by no child. Raises OSError."""
+    if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def reset_signals() -> None:
+    """Every disposition as a fresh Python has it, and nothing blocked.
+
+    What the parent ignored or blocked is inherited through exec: an ignored SIGCHLD would lose exit codes, a
+    blocked SIGTERM would make each stop wait for the whole grace.
+    """
+    for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        match signum:
+            case signal.SIGINT:
+                signal.signal(signum, signal.default_int_handler)
+            case signal.SIGPIPE | signal.SIGXFSZ:
+                signal.signal(signum, signal.SIG_IGN)
+            case _:
+                signal.signal(signum, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+
+
+def open_standard_streams() -> None:
+    """Descriptors 0, 1 and 2 are there, for children too, if only as /dev/null.
+
+    Otherwise a socket or a database would get such a number, and be written to by whatever prints.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+
+
+def start_ticks(pid: int) -> int:
+    """When the process started, in clock ticks since boot. Raises OSError when there is none.
+
+    Source: field 22 of /proc/PID/stat; see proc_pid_stat(5). The name, field 2, may hold blanks and brackets.
+    """
+    with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+        return int(file.read(1024).rpartition(b")")[2].split()[19])
+
+
+def pidfd_inode(pid: int) -> int:
+    """The inode of the process's pidfd: unique for ever from Linux 6.9 on. Raises OSError."""
+    fd = os.pidfd_open(pid)
+    try:
+        return os.fstat(fd).st_ino
+    finally:
+        os.close(fd)

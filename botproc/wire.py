@@ -1,0 +1,162 @@
+"""What supervisor, zygote and bot say to each other, and the exit codes that they share.
+
+Supervisor and zygote talk over a unix stream socket, one JSON object a line, each with the name of its class
+under "type". Values are plain JSON, so that a supervisor of a later version can read an older zygote.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+EXIT_LOCKED = 125
+"""Another process holds the bot's lock: there is one copy already."""
+
+EXIT_UNUSABLE = 126
+"""The bot could not be set up, e.g. its log could not be opened. It will not be better without a change."""
+
+PERMANENT_EXITS = {
+    EXIT_LOCKED: "another copy of this bot holds its lock",
+    EXIT_UNUSABLE: "the bot could not be set up; its log or the kind's says why",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Birth:
+    """All that a zygote is told when it is made (pickled by multiprocessing, never sent over the socket).
+
+    `run_dir` holds the socket `socket_name`; `log_path` takes what the kind's modules print when imported.
+    """
+
+    kind: str
+    target: str
+    preload: tuple[str, ...]
+    path: tuple[str, ...]
+    env: dict[str, str]
+    cwd: str | None
+    run_dir: str
+    socket_name: str
+    log_path: str
+    notify_address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spawn:
+    """Supervisor to zygote: fork a bot."""
+
+    run_id: int
+    bot_id: int
+    name: str | None
+    labels: dict[str, str]
+    params: dict[str, Any]
+    log_path: str
+    lock_path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ack:
+    """Supervisor to zygote: the ends of these runs are in the ledger, forget them."""
+
+    run_ids: list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quit:
+    """Supervisor to zygote: leave, now if no bot lives, else when the last one has ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alive:
+    """Zygote to supervisor: the process of a run, in answer to `Spawn` and within `Hello`."""
+
+    run_id: int
+    bot_id: int
+    pid: int
+    start_ticks: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotSpawned:
+    """Zygote to supervisor: `fork` failed."""
+
+    run_id: int
+    errno: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """Zygote to supervisor: a run's process was reaped.
+
+    Sent at once, and again with `swept` when nothing that it had started is left. Kept by the zygote until
+    acknowledged. `cpu_seconds` and `max_rss_bytes` include the descendants that the bot had waited for.
+    """
+
+    run_id: int
+    exit_code: int | None
+    signal: int | None
+    ended_at: int
+    cpu_seconds: float
+    max_rss_bytes: int
+    descendants_killed: int
+    swept: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
+    """Zygote to supervisor, first on each connection, once the kind is imported.
+
+    `error` is the traceback if it could not be; the zygote then leaves. `params` describes the target's
+    keyword parameters (see `zygote.describe`), `threads` counts those that the imports left running.
+    """
+
+    kind: str
+    pid: int
+    import_s: float
+    error: str
+    threads: int
+    description: str
+    params: list[dict[str, Any]]
+    alive: list[dict[str, Any]] = field(default_factory=list)
+    ended: list[dict[str, Any]] = field(default_factory=list)
+
+
+Message: TypeAlias = Spawn | Ack | Quit | Alive | NotSpawned | Ended | Hello
+_TYPES: dict[str, type[Any]] = {t.__name__: t for t in (Spawn, Ack, Quit, Alive, NotSpawned, Ended, Hello)}
+
+
+def fields(message: Message) -> dict[str, Any]:
+    """The fields of a message, not copied."""
+    return {f.name: getattr(message, f.name) for f in dataclasses.fields(message)}
+
+
+def encode(message: Message) -> bytes:
+    """One line, newline included."""
+    return json.dumps({"type": type(message).__name__, **fields(message)}).encode() + b"\n"
+
+
+def decode(line: bytes) -> Message:
+    """The message of one line. Raises ValueError or TypeError where it is none of ours."""
+    values = json.loads(line)
+    kind = _TYPES.get(values.pop("type", ""))
+    if kind is None:
+        raise ValueError(f"unknown message: {line[:100]!r}")
+    message: Message = kind(**values)
+    return message
+
+
+class Lines:
+    """Cuts a stream of bytes into lines."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The lines that `data` completes, without their newlines."""
+        self._rest += data
+        *lines, self._rest = self._rest.split(b"\n")
+        return map(bytes, lines)

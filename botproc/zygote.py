@@ -1,0 +1,383 @@
+"""The warm process of one kind: imports it once, forks its bots, reaps them, outlives its supervisor.
+
+Single-threaded: one selector over the listening socket, the supervisor's connection and SIGCHLD. That makes
+fork safe, as no other thread can hold a lock at that moment.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import importlib
+import inspect
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+import traceback
+import weakref
+from collections.abc import Callable
+from multiprocessing import context, popen_fork, process, util
+from typing import Any
+
+import setproctitle
+
+from botproc import bootstrap, kernel, reaper, wire
+
+_LONELY_S = 60.0
+"""A zygote with neither bots nor supervisor, nor exits to tell, leaves after this time."""
+
+_SIMPLE = (int, float, str, bool, list, dict)
+
+
+def main(birth: wire.Birth) -> None:
+    """The life of a zygote. The target of a `multiprocessing` process of the spawn context."""
+    # A session of its own, so that Ctrl-C at the terminal reaches the supervisor alone. SIGTERM stays blocked,
+    # and each bot inherits that until it can take it (see `bootstrap`). A zygote is ended by `Quit` or SIGKILL.
+    os.setsid()
+    kernel.reset_signals()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    kernel.become_subreaper()
+    setproctitle.setproctitle(f"zygote {birth.kind}")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    bootstrap.log_to(birth.log_path)
+    # Nothing else that the supervisor had open stays open here, nor in any bot.
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    bootstrap.forget_resource_tracker()
+    # A kind that looks at its arguments must not take the supervisor's for its own.
+    del sys.argv[1:]
+    _Zygote(birth).run()
+    os._exit(0)
+
+
+class _Zygote:
+    def __init__(self, birth: wire.Birth) -> None:
+        self._birth = birth
+        self._reaper: reaper.Reaper[int] = reaper.Reaper()
+        self._alive: dict[int, wire.Alive] = {}
+        self._ended: dict[int, wire.Ended] = {}
+        self._quitting = False
+        self._lonely_since = time.monotonic()
+        self._connection: socket.socket | None = None
+        self._lines = wire.Lines()
+        self._unsent = bytearray()
+
+        # Listening comes first, so that a supervisor that takes over while we import finds us.
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._run_dir = os.open(birth.run_dir, os.O_PATH | os.O_DIRECTORY)
+        self._address = f"/proc/self/fd/{self._run_dir}/{birth.socket_name}"
+        self._listener.bind(self._address)
+        os.chmod(self._address, 0o600)
+        self._listener.listen()
+
+        wakeup, waker = socket.socketpair()
+        wakeup.setblocking(False)
+        waker.setblocking(False)
+        self._wakeup = wakeup
+        self._waker = waker
+        self._selector = selectors.DefaultSelector()
+        # A bot's `multiprocessing.parent_process()` lives as long as this pipe's other end, which only we hold.
+        self._lifeline, self._lifeline_end = os.pipe()
+
+        self._target: bootstrap.Target | None = None
+        self._hello = self._import()
+        # What the imports started is no bot's rest, and what they did to SIGCHLD does not hold.
+        self._reaper.spare(self._reaper.children())
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+
+    def _import(self) -> wire.Hello:
+        """Imports the kind. What goes wrong is told in the first message on each connection."""
+        # Before the kind is there: what that does to signals, streams or event loops is its own.
+        bootstrap.rehearse()
+        begin = time.monotonic()
+        birth = self._birth
+        sys.path[:0] = birth.path
+        os.environ.update(birth.env)
+        os.environ["NOTIFY_SOCKET"] = birth.notify_address
+        error, description, params = "", "", []
+        try:
+            if birth.cwd:
+                os.chdir(birth.cwd)
+            for module in birth.preload:
+                importlib.import_module(module)
+            module_name, _, attribute = birth.target.partition(":")
+            call: Any = importlib.import_module(module_name)
+            for part in attribute.split("."):
+                call = getattr(call, part)
+            self._target = bootstrap.inspect_target(call)
+            description = (inspect.getdoc(call) or "").partition("\n\n")[0].replace("\n", " ")
+            params = describe(call, self._target)
+        except BaseException:
+            # Whatever the kind's modules do, `sys.exit()` included, is an answer and not the end of it.
+            error = traceback.format_exc()
+            traceback.print_exc()
+        # What the imports made will live as long as we do: out of the collector's sight, the pages that it would
+        # write to stay shared with the bots.
+        gc.collect()
+        gc.freeze()
+        return wire.Hello(
+            kind=birth.kind,
+            pid=os.getpid(),
+            import_s=time.monotonic() - begin,
+            error=error,
+            threads=len(os.listdir("/proc/self/task")),
+            description=description,
+            params=params,
+        )
+
+    def run(self) -> None:
+        selector = self._selector
+        selector.register(self._listener, selectors.EVENT_READ)
+        selector.register(self._wakeup, selectors.EVENT_READ)
+        while not self._may_leave():
+            if self._connection is not None:
+                events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0)
+                selector.modify(self._connection, events)
+            ready = selector.select(_LONELY_S if self._connection is None else None)
+            for key, events in ready:
+                if key.fileobj is self._wakeup:
+                    with contextlib.suppress(BlockingIOError):
+                        self._wakeup.recv(4096)
+                    self._reap()
+                elif key.fileobj is self._listener:
+                    self._accept()
+                elif key.fileobj is self._connection:
+                    if events & selectors.EVENT_WRITE:
+                        self._flush()
+                    if events & selectors.EVENT_READ:
+                        self._receive()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._address)
+
+    def _may_leave(self) -> bool:
+        if self._alive or self._ended:
+            return False
+        if self._hello.error and self._connection is not None and not self._unsent:
+            return True
+        lonely = self._connection is None and time.monotonic() - self._lonely_since >= _LONELY_S
+        return self._quitting or lonely
+
+    # ---- the supervisor
+
+    def _accept(self) -> None:
+        # What an earlier supervisor had asked for comes first: the new one is told how that ended.
+        while self._connection is not None and self._receive():
+            pass
+        if self._connection is not None:
+            self._disconnect()
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            # It has gone again, or there is no descriptor for it; it is asked again while it waits.
+            return
+        connection.setblocking(False)
+        self._connection = connection
+        self._lines = wire.Lines()
+        self._unsent.clear()
+        self._quitting = False
+        self._selector.register(connection, selectors.EVENT_READ)
+        alive = [wire.fields(one) for one in self._alive.values()]
+        ended = [wire.fields(one) for one in self._ended.values()]
+        self._send(wire.Hello(**{**wire.fields(self._hello), "alive": alive, "ended": ended}))
+
+    def _disconnect(self) -> None:
+        assert self._connection is not None
+        self._selector.unregister(self._connection)
+        self._connection.close()
+        self._connection = None
+        self._lonely_since = time.monotonic()
+
+    def _receive(self) -> bool:
+        """Does what the supervisor asks for. False when there is nothing to read."""
+        assert self._connection is not None
+        try:
+            data = self._connection.recv(1 << 16)
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            self._disconnect()
+            return False
+        for line in self._lines.feed(data):
+            match wire.decode(line):
+                case wire.Spawn() as spawn:
+                    self._spawn(spawn)
+                case wire.Ack(run_ids=run_ids):
+                    for run_id in run_ids:
+                        self._ended.pop(run_id, None)
+                case wire.Quit():
+                    self._quitting = True
+        return True
+
+    def _send(self, message: wire.Message) -> None:
+        if self._connection is not None:
+            self._unsent += wire.encode(message)
+            self._flush()
+
+    def _flush(self) -> None:
+        """Never blocks: a supervisor that does not read must not keep us from reaping."""
+        assert self._connection is not None
+        try:
+            del self._unsent[: self._connection.send(self._unsent)]
+        except BlockingIOError:
+            pass
+        except (BrokenPipeError, ConnectionResetError):
+            self._unsent.clear()
+
+    # ---- the bots
+
+    def _spawn(self, spawn: wire.Spawn) -> None:
+        assert self._target is not None
+        bot = _BotProcess(
+            target=bootstrap.run, args=(self._birth.kind, self._target, spawn), name=f"bot-{spawn.bot_id}"
+        )
+        bot.lifeline = self._lifeline
+        bot.let_go = self._let_go
+        try:
+            bot.start()
+            process._children.discard(bot)  # type: ignore[attr-defined]
+            pid = bot.pid
+            assert pid is not None
+            alive = wire.Alive(
+                run_id=spawn.run_id,
+                bot_id=spawn.bot_id,
+                pid=pid,
+                # Not reaped yet, dead or alive: both are surely those of our child.
+                start_ticks=kernel.start_ticks(pid),
+                inode=kernel.pidfd_inode(pid),
+            )
+        except OSError as error:
+            if bot.pid is not None:
+                # No descriptor is left to see who it is, and nobody has been told of it.
+                os.kill(bot.pid, signal.SIGKILL)
+            self._send(wire.NotSpawned(run_id=spawn.run_id, errno=error.errno or 0, detail=f"fork: {error.strerror}"))
+            return
+        self._reaper.expect(pid, spawn.run_id)
+        self._alive[spawn.run_id] = alive
+        self._send(alive)
+
+    def _let_go(self) -> None:
+        """In a bot: ends all that is the zygote's alone. What the kind's modules have opened stays open."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._selector.close()
+        self._reaper.close()
+        for end in (self._listener, self._connection, self._wakeup, self._waker):
+            if end is not None:
+                end.close()
+        os.close(self._run_dir)
+        os.close(self._lifeline_end)
+
+    def _reap(self) -> None:
+        deaths = self._reaper.reap()
+        swept = dict(self._reaper.sweep(death.key for death in deaths))
+        for death in deaths:
+            del self._alive[death.key]
+            ended = wire.Ended(
+                run_id=death.key,
+                exit_code=death.exit_code,
+                signal=death.signal,
+                ended_at=time.time_ns() // 1000,
+                cpu_seconds=death.cpu_seconds,
+                max_rss_bytes=death.max_rss_bytes,
+                descendants_killed=swept.get(death.key, 0),
+                swept=death.key in swept,
+            )
+            self._ended[death.key] = ended
+            self._send(ended)
+        for run_id in swept.keys() - {death.key for death in deaths}:
+            if run_id in self._ended:
+                values = wire.fields(self._ended[run_id]) | {"descendants_killed": swept[run_id], "swept": True}
+                self._ended[run_id] = wire.Ended(**values)
+                self._send(self._ended[run_id])
+
+
+class _BotProcess(context.ForkProcess):
+    """A process of the fork context that leaves its reaping to the zygote."""
+
+    lifeline: int
+    let_go: Callable[[], None]
+
+    @staticmethod
+    def _Popen(process_obj: process.BaseProcess) -> _Popen:
+        return _Popen(process_obj)
+
+
+class _Popen(popen_fork.Popen):
+    """Forks with one pipe for all bots instead of two for each.
+
+    The stock one would also ask for every sibling at each start with `waitpid`, which takes a dead one's exit
+    status and resource usage from us, and its two pipes a bot would be inherited by each later bot.
+    """
+
+    def _launch(self, process_obj: Any) -> None:
+        self.sentinel = -1
+        self.pid = os.fork()
+        if self.pid != 0:
+            return
+        code = 1
+        try:
+            process_obj.let_go()
+            # What the zygote's imports registered for the exit is not the bots' to do; what a bot registers is.
+            atexit._clear()
+            weakref.finalize._registry.clear()  # type: ignore[attr-defined]
+            weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
+            atexit.register(util._exit_function)  # type: ignore[attr-defined]
+            code = process_obj._bootstrap(parent_sentinel=process_obj.lifeline)
+        finally:
+            # Whatever happens here, the child must not return into the zygote's own frames.
+            try:
+                atexit._run_exitfuncs()
+                util._flush_std_streams()  # type: ignore[attr-defined]
+            finally:
+                # As the kernel keeps it; an integer that is too large for the call would raise.
+                os._exit(code & 0xFF)
+
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        return self.returncode
+
+
+def describe(call: Any, target: bootstrap.Target) -> list[dict[str, Any]]:
+    """The keyword parameters of a target: name, type (by name; None for any), default, required.
+
+    One whose default is no JSON value cannot be given, and is left out. Raises TypeError where a parameter cannot
+    be given by keyword.
+    """
+    try:
+        signature = inspect.signature(call, eval_str=True)
+    except Exception:
+        # Names that are imported for type checkers alone, and what else cannot be evaluated.
+        signature = inspect.signature(call)
+    found: list[dict[str, Any]] = []
+    for parameter in list(signature.parameters.values())[1 if target.takes_context else 0 :]:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise TypeError(f"the parameter {parameter.name!r} cannot be given by name")
+        required = parameter.default is parameter.empty
+        if not required and not _is_json(parameter.default):
+            continue
+        annotation = parameter.annotation
+        found.append(
+            {
+                "name": parameter.name,
+                "type": next((t.__name__ for t in _SIMPLE if annotation is t or annotation == t.__name__), None),
+                "required": required,
+                "default": None if required else parameter.default,
+            }
+        )
+    return found
+
+
+def _is_json(value: object) -> bool:
+    """Whether it is the same after a journey through JSON."""
+    try:
+        return bool(json.loads(json.dumps(value, allow_nan=False)) == value)
+    except (TypeError, ValueError):
+        return False

@@ -1,0 +1,131 @@
+"""Where everything is put together: settings, ledger, engine, fleet, and the HTTP server on top."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import gc
+import logging
+import signal
+from collections.abc import AsyncIterator, Iterator
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from supervisor import errors, logs
+from supervisor.api import access, datadir, document, headers, limits, problems, routes, server
+from supervisor.engine.local import LocalEngine
+from supervisor.fleet import Fleet
+from supervisor.settings import Settings
+from supervisor.store import Ledger
+
+log = logging.getLogger(__name__)
+
+DRAIN_S = 0.5
+CONSOLE_S = 0.5
+"""How long the last lines may take to reach a stdout that somebody reads slowly."""
+
+LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+
+
+def create_app(fleet: Fleet, settings: Settings) -> FastAPI:
+    """The application, from the outermost layer to the routes."""
+    table = routes.table(fleet)
+    level_of = routes.level_of(table)
+    own = f"[{settings.host}]" if ":" in settings.host else settings.host
+    app = document.Application(table, with_tokens=settings.admin_token is not None)
+    app.add_exception_handler(errors.Problem, problems.on_problem)
+    app.add_exception_handler(RequestValidationError, problems.on_invalid)
+    app.add_exception_handler(HTTPException, problems.on_http_error)
+    # What is added last is passed first.
+    app.add_middleware(limits.Bodies)
+    app.add_middleware(
+        access.Gate,
+        checks=(
+            access.Hosts([*LOCAL_NAMES, own, *settings.allowed_hosts]),
+            access.Tokens(level_of, settings.admin_token, settings.read_token),
+            access.Origins(level_of, settings.allowed_hosts),
+        ),
+    )
+    app.add_middleware(problems.Catch)
+    app.add_middleware(headers.Headers)
+    return app
+
+
+@contextlib.contextmanager
+def console(settings: Settings) -> Iterator[logs.Console]:
+    """Our own stdout, for the bots' lines and for what the program says itself."""
+    out = logs.Console()
+    handler = logs.ConsoleHandler(out)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(settings.log_level.upper())
+    # Which migrations were applied, Peewee tells by names that say nothing to a reader.
+    logging.getLogger("peewee").setLevel(logging.WARNING)
+    try:
+        yield out
+    finally:
+        root.removeHandler(handler)
+        out.close(CONSOLE_S)
+
+
+@contextlib.asynccontextmanager
+async def open_fleet(settings: Settings, out: logs.Console) -> AsyncIterator[Fleet]:
+    """The fleet of these settings, booted, with its ledger and its engine. Raises Refused."""
+    data = settings.data_dir
+    ledger = await Ledger.open(data / "ledger.sqlite3")
+    engine = LocalEngine(data, settings.kinds, lambda *told: fleet.notified(*told))
+    follower = logs.Follower(engine.log_dir, out, limit_bytes=settings.log_limit_bytes)
+    fleet = Fleet(
+        engine=engine,
+        ledger=ledger,
+        follower=follower,
+        log_dir=engine.log_dir,
+        kinds=settings.kinds,
+        forget_log=functools.partial(follower.forget, delete=True),
+    )
+    try:
+        await engine.open()
+        await fleet.boot()
+        yield fleet
+    finally:
+        await engine.close()
+        fleet.close()
+        await asyncio.to_thread(follower.drain, DRAIN_S)
+        follower.close()
+        await ledger.close()
+
+
+async def serve(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT: then stop all bots, answering reads meanwhile, and return the exit code.
+
+    Raises Refused when the program cannot start.
+    """
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    max_connections = min(settings.max_connections, server.raise_descriptor_limit() // 4)
+    with (
+        datadir.held(settings.data_dir),
+        server.listen(settings.host, settings.port) as sock,
+        console(settings) as out,
+    ):
+        # A second signal changes nothing: stopping takes the time that it takes, and that is bounded.
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+        loop.add_signal_handler(signal.SIGINT, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, log.info, "got SIGHUP: there is nothing to reload")
+        async with open_fleet(settings, out) as fleet:
+            # What the program is made of lives as long as it does. Looking through all of it for garbage, as the
+            # collector does now and then, holds up the loop for 50 ms.
+            gc.collect()
+            gc.freeze()
+            http = server.Server(create_app(fleet, settings), max_connections=max_connections)
+            serving = asyncio.create_task(http.serve(sockets=[sock]))
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            log.info("stopping all bots")
+            await fleet.shutdown(settings.shutdown_s)
+            http.stop()
+            await serving
+    return 0

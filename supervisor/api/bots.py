@@ -1,0 +1,128 @@
+"""The calls on bots. The docstrings are what the OpenAPI document says of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import Header, Path, Query
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from supervisor import model
+from supervisor.api import answers, paging, requests
+from supervisor.fleet import Fleet, Wait
+
+BotId = Annotated[requests.Id, Path()]
+Settled = Annotated[bool, Query(alias="wait", description="0: answer at once, with 202")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern="^[!-~]+$",
+        description="the same key gives the same bot, made once",
+    ),
+]
+
+
+class Bots:
+    """The calls that reach the fleet."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+
+    # ---- the short form
+
+    async def start_new(self, new: requests.NewBot | None = None, idempotency_key: IdempotencyKey = None) -> Response:
+        """Make a bot and start it; answered once its process exists and its run is in the ledger."""
+        view, _ = await self._create(new, idempotency_key, Wait.PROCESS)
+        return answers.reply(answers.STARTED, answers.Started(bot_id=view.bot_id))
+
+    async def stop_by_get(self, bot_id: BotId) -> Response:
+        """Stop a bot; answered once its process and all that it started are gone. Changes state, also as GET."""
+        return _stopped(await self.fleet.stop(bot_id))
+
+    async def stop_by_post(self, bot_id: BotId, how: requests.Grace | None = None) -> Response:
+        """Stop a bot; answered once its process and all that it started are gone."""
+        return _stopped(await self.fleet.stop(bot_id, grace_s=how.grace_s if how else None))
+
+    # ---- bots
+
+    async def list_bots(self, request: Request, query: Annotated[requests.Bots, Query()]) -> Response:
+        """The bots that are active, or those in the states that are asked for; ordered by id. The Link header with
+        rel="next" leads to the next page."""
+        page = await self.fleet.list(query.query())
+        return answers.reply(
+            answers.BOTS, list(map(answers.bot, page.items)), headers=paging.link(request, page.next_after)
+        )
+
+    async def create_bot(
+        self,
+        new: requests.NewBot | None = None,
+        wait: Annotated[Literal["ready"] | None, Query(description="until it is ready, or has failed")] = None,
+        idempotency_key: IdempotencyKey = None,
+    ) -> Response:
+        """Make a bot and start it; answered once its process exists or could not be made. A known Idempotency-Key
+        is answered in the same way, with the bot that was made then."""
+        view, _ = await self._create(new, idempotency_key, Wait.READY if wait else Wait.ATTEMPT)
+        return answers.reply(answers.BOT, answers.bot(view), status=201, headers={"Location": f"/bots/{view.bot_id}"})
+
+    async def get_bot(self, bot_id: BotId) -> Response:
+        """One bot."""
+        return _bot(await self.fleet.view(bot_id))
+
+    async def start_bot(self, bot_id: BotId, _: requests.Nothing | None = None, wait: Settled = True) -> Response:
+        """Start a bot that has no process; one that is up is left alone."""
+        return _bot(await self.fleet.start(bot_id, wait=wait), wait)
+
+    async def stop_bot(self, bot_id: BotId, how: requests.Grace | None = None, wait: Settled = True) -> Response:
+        """Stop a bot, and with it all that it started."""
+        return _bot(await self.fleet.stop(bot_id, grace_s=how.grace_s if how else None, wait=wait), wait)
+
+    async def restart_bot(self, bot_id: BotId, how: requests.Grace | None = None, wait: Settled = True) -> Response:
+        """End the bot's process, and start another once all of it is gone."""
+        return _bot(await self.fleet.restart(bot_id, grace_s=how.grace_s if how else None, wait=wait), wait)
+
+    async def signal_bot(self, bot_id: BotId, what: requests.Signal) -> Response:
+        """Send a signal to the bot's process."""
+        await self.fleet.signal(bot_id, what.number)
+        return Response(status_code=204)
+
+    async def delete_bot(self, bot_id: BotId) -> Response:
+        """Stop a bot, then forget it. Its runs stay."""
+        await self.fleet.delete(bot_id)
+        return Response(status_code=204)
+
+    async def tail_logs(
+        self,
+        bot_id: BotId,
+        tail: Annotated[int, Query(ge=1, le=10_000, description="how many lines")] = 100,
+        run: Annotated[requests.Id | None, Query(description="of this run only")] = None,
+    ) -> Response:
+        """The last lines that the bot wrote. Bytes that are not UTF-8 are replaced."""
+        lines = await self.fleet.log_tail(bot_id, lines=tail, run_id=run)
+        return PlainTextResponse(lines.decode("utf-8", "replace"))
+
+    async def _create(
+        self, asked: requests.NewBot | None, idempotency_key: str | None, wait: Wait
+    ) -> tuple[model.BotView, bool]:
+        asked = asked or requests.NewBot()
+        kind = self.fleet.defaults(asked.kind)
+        new = model.NewBot(
+            kind=asked.kind,
+            params=await self.fleet.check_params(asked.kind, asked.params),
+            name=asked.name,
+            labels=asked.labels,
+            restart=asked.restart.over(kind.restart_policy) if asked.restart else kind.restart_policy,
+            grace_s=kind.grace_s if asked.grace_s is None else asked.grace_s,
+        )
+        return await self.fleet.create(new, idempotency_key=idempotency_key, wait=wait)
+
+
+def _stopped(view: model.BotView) -> Response:
+    return answers.reply(answers.STOPPED, answers.Stopped(bot_id=view.bot_id, state=view.state))
+
+
+def _bot(view: model.BotView, settled: bool = True) -> Response:
+    return answers.reply(answers.BOT, answers.bot(view), status=200 if settled else 202)

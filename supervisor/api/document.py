@@ -1,0 +1,86 @@
+"""The OpenAPI document: the rows of the table as FastAPI wants to be told of them."""
+
+from __future__ import annotations
+
+import http
+import inspect
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+
+from supervisor import __version__
+from supervisor.api import answers, problems
+from supervisor.api.access import SAFE, Access
+from supervisor.api.routes import Route, Table
+
+
+class Application(FastAPI):
+    """FastAPI with our table, and with problems in its document."""
+
+    def __init__(self, table: Table, *, with_tokens: bool) -> None:
+        super().__init__(
+            title="bot-supervisor",
+            version=__version__,
+            description="Runs fleets of Python bots, one process each, and keeps account of every run.",
+            docs_url=None,
+            redoc_url=None,
+            redirect_slashes=False,
+            # A body without a type is taken for JSON, as `limits` does.
+            strict_content_type=False,
+        )
+        self._with_tokens = with_tokens
+        for section, rows in table.items():
+            for route in rows:
+                self._add(route, section)
+
+    def _add(self, route: Route, section: str) -> None:
+        first, *others = route.statuses
+        has_model = route.answer not in (None, str, HTMLResponse)
+        response_class: type[Response] = {None: Response, str: PlainTextResponse}.get(route.answer, JSONResponse)
+        responses: dict[int | str, dict[str, Any]] = {status: {"model": route.answer} for status in others}
+        self.router.add_api_route(
+            route.path,
+            route.endpoint,
+            methods=[route.method],
+            status_code=first,
+            response_model=route.answer if has_model else None,
+            response_class=response_class,
+            responses=responses | {status: _documented(status) for status in _problems(route)},
+            # As far as it goes without saying how.
+            summary=re.split("[;.:]", inspect.getdoc(route.endpoint) or "")[0],
+            tags=[section],
+            include_in_schema=route.answer is not HTMLResponse,
+            openapi_extra={"security": []} if route.access is Access.OPEN else None,
+        )
+        if route.method == "GET" and route.access is not Access.ADMIN:
+            self.router.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
+
+    def openapi(self) -> dict[str, Any]:
+        """The document. Made once."""
+        document = super().openapi()
+        components = document["components"]
+        problem = answers.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        components["schemas"] |= problem.pop("$defs") | {"Problem": problem}
+        if self._with_tokens:
+            components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+            document["security"] = [{"token": []}]
+        return document
+
+
+def _problems(route: Route) -> Sequence[int]:
+    common = {400, 422, 500}
+    if route.access is not Access.OPEN:
+        common.add(401)
+    if route.access is Access.ADMIN:
+        common.add(403)
+    if route.method not in SAFE:
+        common.update((408, 413, 415))
+    return sorted(common.union(route.problems))
+
+
+def _documented(status: int) -> dict[str, Any]:
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {"description": http.HTTPStatus(status).phrase, "content": {problems.MEDIA_TYPE: {"schema": schema}}}

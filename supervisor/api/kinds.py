@@ -1,0 +1,31 @@
+"""The calls on kinds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Path
+from starlette.responses import Response
+
+from supervisor import errors
+from supervisor.api import answers, problems, requests
+from supervisor.fleet import Fleet
+
+
+class Kinds:
+    """What can be started."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+
+    async def list_kinds(self) -> Response:
+        """The kinds that can be started."""
+        return answers.reply(answers.KINDS, answers.Kinds(kinds=self.fleet.kinds()))
+
+    async def get_kind(self, name: Annotated[requests.Name, Path()]) -> Response:
+        """One kind: the schema of its parameters, its defaults, and how its zygote is."""
+        try:
+            kind = self.fleet.kind(name)
+        except errors.UnknownKind as unknown:
+            return problems.of(unknown, status=404)
+        return answers.reply(answers.KIND, kind)

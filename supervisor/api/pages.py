@@ -1,0 +1,36 @@
+"""Pages for people, complete with no internet: what they load comes from this server."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Annotated
+
+from fastapi import Path
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.staticfiles import StaticFiles
+
+from supervisor.api import headers, requests
+
+_STATIC = pathlib.Path(__file__).parent / "static"
+
+_assets = StaticFiles(directory=_STATIC, packages=[("fastapi_offline", "static")])
+"""Our own files, and Swagger UI's from the package that ships them."""
+
+
+async def home() -> Response:
+    """To the documentation."""
+    return RedirectResponse("/apidocs")
+
+
+async def apidocs() -> Response:
+    """Swagger UI."""
+    page = (_STATIC / "apidocs.html").read_bytes()
+    return HTMLResponse(page, headers={"Content-Security-Policy": headers.PAGE_POLICY})
+
+
+async def asset(request: Request, name: Annotated[requests.Name, Path()]) -> Response:
+    """A file that a page loads."""
+    answer = await _assets.get_response(name, request.scope)
+    answer.headers["Cache-Control"] = "no-cache"
+    return answer

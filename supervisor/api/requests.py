@@ -1,0 +1,198 @@
+"""What a call may say: bodies and queries. Unknown fields are refused, and so is a number that is a string."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from signal import Signals
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from supervisor import model, settings
+from supervisor.api import paging
+
+LARGEST = 2**53
+"""The largest integer that every JSON parser keeps."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("only printable characters are allowed")
+    return text
+
+
+def _digits(number: Any) -> Any:
+    """Ids come as text, and what else reads as an integer ("1_0", "+1", " 1") names no bot."""
+    if isinstance(number, str) and not (number.isascii() and number.isdigit()):
+        raise ValueError("an id is a positive integer")
+    return number
+
+
+def _signal(name: str) -> str:
+    if name not in Signals.__members__:
+        raise ValueError("there is no such signal")
+    return name
+
+
+def _some_of(*known: str) -> tuple[AfterValidator, WithJsonSchema]:
+    """Some of these words, with commas between them."""
+
+    def check(text: str) -> str:
+        if not set(text.split(",")) <= set(known):
+            raise ValueError(f"with commas between them, some of: {', '.join(known)}")
+        return text
+
+    one = f"({'|'.join(known)})"
+    return AfterValidator(check), WithJsonSchema({"type": "string", "pattern": f"^{one}(,{one})*$"})
+
+
+Id = Annotated[int, BeforeValidator(_digits), Field(ge=1, le=LARGEST)]
+Text = Annotated[str, AfterValidator(_printable), Field(max_length=200)]
+Name = Annotated[Text, Field(min_length=1)]
+States = Annotated[str, *_some_of(*model.State, "all")]
+Causes = Annotated[str, *_some_of(*model.Cause)]
+LabelKey = Annotated[Name, Field(pattern="^[^:]+$")]
+Limit = Annotated[int, Field(ge=1, le=1000, description="the most that one page holds")]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class NewBot(_Body):
+    """A bot to be made and started. Everything is optional."""
+
+    kind: Name = Field(default="counter", description="one of GET /kinds")
+    params: dict[str, Any] = Field(default={}, description="the kind's parameters")
+    start_number: Annotated[int, Strict()] | None = Field(
+        default=None, ge=-LARGEST, le=LARGEST, description="short for params.start_number"
+    )
+    name: Name | None = Field(default=None, description="no two bots have the same")
+    labels: dict[LabelKey, Text] = Field(default={}, max_length=64)
+    restart: settings.Restart | None = Field(default=None, description="what differs from the policy of the kind")
+    grace_s: settings.Seconds | None = Field(default=None, description="seconds between SIGTERM and SIGKILL")
+
+    @model_validator(mode="after")
+    def _lengthen(self) -> Self:
+        if self.start_number is not None:
+            if self.params.get("start_number", self.start_number) != self.start_number:
+                raise ValueError("start_number and params.start_number differ")
+            self.params = {**self.params, "start_number": self.start_number}
+        return self
+
+
+class Nothing(_Body):
+    """No more than an empty object."""
+
+
+class Grace(_Body):
+    """How long the process may take to end by itself."""
+
+    grace_s: settings.Seconds | None = Field(default=None, description="seconds between SIGTERM and SIGKILL")
+
+
+class Signal(_Body):
+    """The signal to send."""
+
+    signal: Annotated[str, AfterValidator(_signal)] = Field(json_schema_extra={"enum": list(Signals.__members__)})
+
+    @property
+    def number(self) -> int:
+        return Signals[self.signal]
+
+
+class _Query(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    kind: Text | None = None
+    limit: Limit = 100
+    cursor: paging.Cursor | None = Field(default=None, description="where the page before ended")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """A form sends all its fields: an empty one is none."""
+        return {name: value for name, value in given.items() if value != ""}
+
+    @property
+    def after(self) -> int:
+        return paging.after(self.cursor) if self.cursor else 0
+
+
+class Bots(_Query):
+    """Which bots to list: every condition that is given must hold."""
+
+    name: Text | None = None
+    label: list[Text] = Field(default=[], description="key:value; may be repeated")
+    state: States | None = Field(default=None, description="states with commas, or all; otherwise the active ones")
+
+    @field_validator("label")
+    @classmethod
+    def _pairs(cls, labels: list[str]) -> list[str]:
+        labels = [label for label in labels if label]
+        if any(":" not in label for label in labels):
+            raise ValueError("a label is key:value")
+        if len({label.partition(":")[0] for label in labels}) < len(set(labels)):
+            raise ValueError("no bot has two values of one label")
+        return labels
+
+    def query(self) -> model.BotQuery:
+        asked = self.state.split(",") if self.state else ()
+        states = model.State if "all" in asked else map(model.State, asked) if asked else model.ACTIVE
+        pairs = (label.partition(":") for label in self.label)
+        return model.BotQuery(
+            states=frozenset(states),
+            kind=self.kind,
+            name=self.name,
+            labels={key: value for key, _, value in pairs},
+            after=self.after,
+            limit=self.limit,
+        )
+
+
+class RunsOfBot(_Query):
+    """Which runs of a bot to list: every condition that is given must hold."""
+
+    cause: Causes | None = Field(default=None, description="causes, with commas")
+    since: AwareDatetime | None = Field(default=None, description="started then or later")
+    until: AwareDatetime | None = Field(default=None, description="started before")
+
+    def query(self, bot_id: int | None) -> model.RunQuery:
+        return model.RunQuery(
+            bot_id=bot_id,
+            kind=self.kind,
+            causes=frozenset(map(model.Cause, self.cause.split(","))) if self.cause else frozenset(),
+            since=_micros(self.since),
+            until=_micros(self.until),
+            after=self.after,
+            limit=self.limit,
+        )
+
+
+class Runs(RunsOfBot):
+    """Which runs to list: every condition that is given must hold."""
+
+    bot_id: Id | None = None
+
+
+class History(Runs):
+    """Which runs to list: every condition that is given must hold."""
+
+    limit: Limit = 1000
+
+
+def _micros(at: datetime | None) -> int | None:
+    return None if at is None else (at - _EPOCH) // timedelta(microseconds=1)

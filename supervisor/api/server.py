@@ -1,0 +1,190 @@
+"""uvicorn, with an acceptor that cannot be starved, and without its signal handlers.
+
+asyncio's own acceptor takes up to a backlog of connections at once, and when descriptors run out it retries in a
+tight loop. This one takes one after another, keeps their number below a limit, and closes the longest idle one for
+a new one: clients that hold connections for nothing take no place from those that ask for something.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import resource
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from supervisor import errors
+from supervisor.api import problems
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 1024
+UNREAD_S = 30.0
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_RETRY_S = 0.2
+_GRACE_S = 0.5
+
+
+class Protocol(H11Protocol):
+    """One connection, which knows since when it waits for a request."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.idle_since = self.loop.time()
+
+    def on_response_complete(self) -> None:
+        self.idle_since = self.loop.time()
+        super().on_response_complete()
+
+    @property
+    def is_idle(self) -> bool:
+        """No answer is owed."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def send_400_response(self, msg: str) -> None:
+        """Says what was wrong as a problem, unless an answer is on its way already."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            problem = problems.response(400, "this is not HTTP/1.1, or its head is too large")
+            headers = [*problem.raw_headers, (b"connection", b"close")]
+            for event in (
+                h11.Response(status_code=400, headers=headers),
+                h11.Data(data=bytes(problem.body)),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+        self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """Serves on one socket until `stop`. Signals are left to the program."""
+
+    def __init__(self, app: Any, *, max_connections: int) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=Protocol,
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                log_config=None,
+                # What clients do wrong must not fill the log.
+                log_level="error",
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+            )
+        )
+        self._max_connections = max_connections
+        self._stopping = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        [sock] = sockets or []
+        self.servers = []
+        self._acceptor = asyncio.create_task(self._accept(sock))
+        self.started = True
+        host, port = sock.getsockname()[:2]
+        log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+
+    def stop(self) -> None:
+        """Ends `serve`, which takes about a second where clients are connected."""
+        self.should_exit = True
+        self._stopping.set()
+
+    async def main_loop(self) -> None:
+        # uvicorn's own loop wakes ten times a second to look at `should_exit`: 0.1 s of CPU a minute for nothing.
+        # The Date header, which it makes in every tenth tick, is all that is left to do.
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._stopping.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._acceptor.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._acceptor
+        for sock in sockets or ():
+            sock.close()
+        # What is idle is closed now, and the rest once it is answered. Who waits for his client, to send the rest
+        # of a body or to read a stream, is told then that it is gone: a task that is cancelled leaves a traceback.
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        await self._until_answered()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await self._until_answered()
+
+    async def _until_answered(self) -> None:
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=_GRACE_S)
+
+    async def _accept(self, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        exhausted = False
+        while True:
+            if self._is_full() and not self._idle():
+                await asyncio.sleep(_RETRY_S)
+                continue
+            try:
+                connection, _ = await loop.sock_accept(sock)
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    if not exhausted:
+                        log.error("cannot accept connections: %s", error.strerror)
+                    exhausted = True
+                    self._close_an_idle_one()
+                    await asyncio.sleep(_RETRY_S)
+                continue
+            exhausted = False
+            if self._is_full():
+                self._close_an_idle_one()
+            await loop.connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> Protocol:
+        return Protocol(config=self.config, server_state=self.server_state, app_state={})
+
+    def _is_full(self) -> bool:
+        return len(self.server_state.connections) >= self._max_connections
+
+    def _idle(self) -> list[Protocol]:
+        return [c for c in self.server_state.connections if isinstance(c, Protocol) and c.is_idle]
+
+    def _close_an_idle_one(self) -> None:
+        if idle := self._idle():
+            min(idle, key=lambda connection: connection.idle_since).transport.abort()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises SettingsRefused when the address cannot be had."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        sock = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        reason = str(error.strerror).partition(" (")[0]
+        raise errors.SettingsRefused(f"cannot listen on {host}, port {port}: {reason}") from None
+    sock.setblocking(False)
+    # Connections inherit both. Without the first, head and body of an answer wait for each other's ACK: 44 ms instead
+    # of 1 ms. By the second the kernel drops a client that reads nothing for so long.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_S * 1000))
+    return sock
+
+
+def raise_descriptor_limit() -> int:
+    """Raises the soft limit of open files towards the hard one, and returns it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    raised = max(soft, min(hard, 65_536) if hard != resource.RLIM_INFINITY else 65_536)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+    return raised

@@ -1,0 +1,76 @@
+"""The command line: read the settings, run the server, say in one line what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import pydantic_settings
+
+from botproc import kernel
+from supervisor import __version__, errors, settings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the supervisor until it is told to stop, and return its exit code.
+
+    Args:
+        argv: the arguments without the program's name; those of the process when None.
+    """
+    try:
+        _refuse_namesake()
+        chosen = settings.read(_flags(sys.argv[1:] if argv is None else argv))
+        from supervisor.api import app
+
+        # Before there are threads, which would keep a mask of their own, and descriptors.
+        kernel.reset_signals()
+        kernel.open_standard_streams()
+        return asyncio.run(app.serve(chosen))
+    except errors.Refused as refused:
+        print(f"bot-supervisor: {refused.detail}", file=sys.stderr)
+        return refused.exit_code
+
+
+def _refuse_namesake() -> None:
+    """PyPI's `supervisor` installs the same import name: with both, nobody can say which files are whose."""
+    try:
+        importlib.metadata.distribution("supervisor")
+    except importlib.metadata.PackageNotFoundError:
+        return
+    raise errors.SettingsRefused(
+        "the distribution 'supervisor' is installed in this environment too, under the same import name;"
+        " give bot-supervisor an environment of its own, or: pip uninstall supervisor"
+    )
+
+
+def _flags(argv: Sequence[str]) -> dict[str, Any]:
+    for argument in argv:
+        # argparse would print an unknown flag with its value.
+        name = argument.partition("=")[0]
+        if name.startswith("-") and "token" in name and name != "--token-file":
+            raise errors.SettingsRefused(
+                "a token has no flag, since argv is shown to every user of the machine: use the variables"
+                f" {settings.PREFIX}ADMIN_TOKEN and {settings.PREFIX}READ_TOKEN, or --token-file"
+            )
+    parser = argparse.ArgumentParser(
+        prog="bot-supervisor",
+        description="Runs fleets of Python bots, one process each, and keeps account of every run.",
+        epilog=f"Each flag can also be set as {settings.PREFIX}<NAME> or in the TOML file. "
+        f"Tokens: {settings.PREFIX}ADMIN_TOKEN and _READ_TOKEN, or --token-file.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"bot-supervisor {__version__}")
+    source: pydantic_settings.CliSettingsSource[argparse.ArgumentParser] = pydantic_settings.CliSettingsSource(
+        settings.Flags,
+        cli_parse_args=list(argv),
+        root_parser=parser,
+        cli_implicit_flags="toggle",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+    return source()

@@ -1,0 +1,499 @@
+"""The engine of this machine: a zygote for each kind, and a reaper for what zygotes leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+from collections.abc import Collection, Mapping, Sequence
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from botproc import kernel, wire
+from botproc.reaper import Reaper
+from supervisor import errors, logs, settings
+from supervisor.engine import pidfd, zygotes
+from supervisor.engine.notifications import Notifications
+from supervisor.engine.process import LocalProcess
+from supervisor.engine.protocol import OnNotify, Order, Process, Warmth
+from supervisor.model import Exit, Identity, Run, now_us
+
+log = logging.getLogger(__name__)
+
+_HELLO_S = 3.0
+"""How long a zygote of an earlier supervisor has to name its bots; one with bots answers at once."""
+
+_SILENT_S = 1.0
+_SILENT_TRIES = 4
+"""A zygote that owes us something and says nothing at all for so long is stopped or stuck."""
+
+_REAPED_S = 0.01
+_REAPED_TRIES = 200
+
+
+class LocalEngine:
+    """Processes of this machine. Made by `open`; all of it runs in the event loop's thread."""
+
+    def __init__(self, data_dir: Path, kinds: Mapping[str, settings.Kind], on_notify: OnNotify) -> None:
+        self._run_dir = data_dir / "run"
+        self._lock_dir = data_dir / "run" / "locks"
+        self.log_dir = data_dir / "logs"
+        self._kind_log_dir = data_dir / "kinds"
+        for directory in (self._run_dir, self._lock_dir, self.log_dir, self._kind_log_dir):
+            directory.mkdir(mode=0o700, exist_ok=True)
+        self._kinds = kinds
+        self._on_notify = on_notify
+        self._zygotes: dict[str, zygotes.Zygote] = {}
+        self._retired: list[zygotes.Zygote] = []
+        self._making: dict[str, asyncio.Task[zygotes.Zygote]] = {}
+        self._watches: set[asyncio.Task[None]] = set()
+        self._insisting: set[zygotes.Zygote] = set()
+        self._reaper: Reaper[int | zygotes.Zygote] = Reaper()
+        self._by_pid: dict[int, LocalProcess] = {}
+        self._orphans: dict[int, LocalProcess] = {}
+        self._forking = 0
+        self._early: dict[int, list[Mapping[str, str]]] = {}
+        self._closing = False
+
+    # ---- life
+
+    async def open(self) -> None:
+        """Finds the zygotes of an earlier supervisor, with the bots that they have. Raises OSError."""
+        kernel.become_subreaper()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGCHLD, self._on_child)
+        self._notifications = Notifications(self._run_dir, self._receive)
+        await asyncio.gather(*(self._find(path) for path in self._run_dir.glob("*.sock") if path.name != "notify.sock"))
+        for kind in self._kinds.keys() - self._zygotes.keys():
+            self._warm_up(kind)
+
+    async def close(self) -> None:
+        """Lets the zygotes leave, and waits until they are gone. Bots are not touched: to be stopped before.
+
+        A zygote whose bot would not die stays with it: it tells the next supervisor how that ended after all.
+        """
+        self._closing = True
+        for making in self._making.values():
+            making.cancel()
+        connected = [z for z in (*self._zygotes.values(), *self._retired) if not z.lost.is_set()]
+        for zygote in connected:
+            zygote.quit()
+        alive = [zygote for zygote in connected if not zygote.has_bots]
+        try:
+            async with asyncio.timeout(1):
+                await asyncio.gather(*(zygote.lost.wait() for zygote in alive))
+        except TimeoutError:
+            for zygote in alive:
+                # One that imports, or is stuck.
+                zygote.kill()
+                zygote.lose()
+        for task in list(self._watches):
+            task.cancel()
+        for zygote in connected:
+            zygote.close()
+        await asyncio.gather(*self._watches, return_exceptions=True)
+        self._notifications.close()
+        self._reaper.close()
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
+        for zygote in alive:
+            if zygote.is_child:
+                # Its socket is closed a moment before it is gone; when we are, so is it.
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(zygote.pid, 0)  # noqa: ASYNC222 (nobody else is left to be held up)
+        # multiprocessing keeps one helper process for all its spawned ones. It ends with us, not some time after.
+        with contextlib.suppress(ChildProcessError):
+            resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
+
+    # ---- the engine's verbs
+
+    async def warm(self, kind: str) -> Sequence[Mapping[str, Any]]:
+        zygote = await self._zygote(kind)
+        hello = await asyncio.shield(zygote.hello)
+        if hello.error:
+            raise errors.SpawnFailed(_import_failed(kind, hello.error), permanent=True)
+        return hello.params
+
+    async def spawn(self, order: Order) -> LocalProcess:
+        zygote = self._zygotes.get(order.kind)
+        if zygote is None:
+            raise errors.SpawnFailed(f"the zygote of {order.kind} has ended")
+        lock_path = self._lock_path(order.bot_id)
+        spawn = wire.Spawn(
+            run_id=order.run_id,
+            bot_id=order.bot_id,
+            name=order.name,
+            labels=dict(order.labels),
+            params=dict(order.params),
+            log_path=str(logs.log_path(self.log_dir, order.bot_id)),
+            lock_path=str(lock_path),
+        )
+        self._forking += 1
+        try:
+            self._insist(zygote)
+            process = await zygote.fork(spawn)
+            self._know(process, zygote)
+        except errors.SpawnFailed:
+            if zygote.lost.is_set():
+                self._kill_holder(lock_path)
+            raise
+        finally:
+            self._forking -= 1
+            if not self._forking:
+                self._early.clear()
+        return process
+
+    def adopt(self, run: Run) -> Process | None:
+        for zygote in (*self._zygotes.values(), *self._retired):
+            if (process := zygote.processes.get(run.run_id)) is not None:
+                return process
+        identity = run.identity or self._holder(run)
+        if identity is None:
+            return None
+        process = LocalProcess(run.bot_id, run.run_id, identity, lambda _: None)
+        if process.fd is None:
+            return None
+        self._know(process)
+        return process
+
+    def disown(self, claimed: Collection[int]) -> None:
+        for zygote in (*self._zygotes.values(), *self._retired):
+            for run_id in zygote.processes.keys() - claimed:
+                zygote.processes[run_id].kill()
+                zygote.processes[run_id].acknowledge()
+
+    def warmth(self, kind: str) -> Warmth:
+        zygote = self._zygotes.get(kind)
+        hello = None
+        reason = "no zygote yet"
+        rss = None
+        if zygote is not None:
+            reason = "importing"
+            if zygote.hello.done():
+                if error := zygote.hello.exception():
+                    reason = str(error)
+                else:
+                    hello = zygote.hello.result()
+                    reason = _import_failed(kind, hello.error) if hello.error else "warm"
+            try:
+                rss = psutil.Process(zygote.pid).memory_info().rss
+            except psutil.NoSuchProcess:
+                zygote = None
+        warm = hello is not None and not hello.error
+        if warm and (zygote is None or zygote.lost.is_set()):
+            warm, reason = False, "its zygote has ended"
+        return Warmth(
+            warm=warm,
+            reason=reason,
+            description=hello.description if hello else "",
+            params=hello.params if hello else (),
+            pid=zygote.pid if zygote else None,
+            import_s=hello.import_s if hello else None,
+            rss_bytes=rss,
+        )
+
+    def forget(self, bot_id: int) -> None:
+        path = self._lock_path(bot_id)
+        with contextlib.suppress(FileNotFoundError, BlockingIOError), path.open("rb") as lock:
+            # Not the lock of a copy that lives after all: it keeps the next one from being made beside it.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+
+    # ---- zygotes
+
+    async def _zygote(self, kind: str) -> zygotes.Zygote:
+        zygote = self._zygotes.get(kind)
+        if zygote is not None and not zygote.lost.is_set():
+            broken = zygote.hello.done() and (zygote.hello.exception() or zygote.hello.result().error)
+            if not broken:
+                return zygote
+        making = self._making.get(kind)
+        if making is None:
+            making = self._making[kind] = asyncio.create_task(self._make(kind))
+            making.add_done_callback(lambda task: (self._making.pop(kind, None), task.cancelled() or task.exception()))
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            if not making.cancelled():
+                raise
+            raise errors.SpawnFailed(f"the zygote of {kind} is given up: the supervisor ends") from None
+
+    async def _make(self, kind: str) -> zygotes.Zygote:
+        spec = self._kinds.get(kind)
+        if spec is None:
+            raise errors.SpawnFailed(f"there is no kind {kind!r} in the settings", permanent=True)
+        birth = wire.Birth(
+            kind=kind,
+            target=spec.target,
+            preload=tuple(spec.preload),
+            path=tuple(str(path) for path in spec.path),
+            env=dict(spec.env),
+            cwd=str(spec.cwd) if spec.cwd else None,
+            run_dir=str(self._run_dir),
+            socket_name=zygotes.Zygote.socket_name(zygotes.fingerprint(kind, spec)),
+            log_path=str(self._kind_log_dir / f"{kind}.log"),
+            notify_address=self._notifications.address,
+        )
+        zygote = await zygotes.Zygote.make(birth, self._on_end)
+        self._reaper.expect(zygote.pid, zygote)
+        # Started by multiprocessing with the first zygote.
+        self._reaper.spare({resource_tracker._resource_tracker._pid})  # type: ignore[attr-defined]
+        self._zygotes[kind] = zygote
+        try:
+            await self._connect(zygote)
+        except (errors.SpawnFailed, asyncio.CancelledError):
+            zygote.kill()
+            zygote.lose()
+            raise
+        self._start_watch(zygote)
+        return zygote
+
+    async def _connect(self, zygote: zygotes.Zygote) -> None:
+        while True:
+            try:
+                return await zygote.connect()
+            except (FileNotFoundError, ConnectionRefusedError):
+                # It listens within some 30 ms, before it imports anything of the kind.
+                if not zygote.exists:
+                    raise errors.SpawnFailed(f"the zygote of {zygote.kind} ended at once") from None
+                await asyncio.sleep(0.005)
+            except OSError as error:
+                raise errors.SpawnFailed(f"cannot reach the zygote of {zygote.kind}: {error.strerror}") from error
+
+    async def _find(self, path: Path) -> None:
+        """A zygote of an earlier supervisor, by its socket."""
+        kind = path.name.rsplit(".", 3)[0]
+        zygote = zygotes.Zygote(kind, path, self._on_end)
+        try:
+            await zygote.connect()
+        except (ConnectionError, FileNotFoundError, ProcessLookupError):
+            path.unlink(missing_ok=True)  # noqa: ASYNC240 (a local file)
+            return
+        spec = self._kinds.get(kind)
+        current = spec is not None and path.name.startswith(zygotes.fingerprint(kind, spec))
+        if current and kind not in self._zygotes:
+            self._zygotes[kind] = zygote
+        else:
+            self._retired.append(zygote)
+            zygote.quit()
+        try:
+            async with asyncio.timeout(_HELLO_S):
+                await asyncio.shield(zygote.hello)
+        except (TimeoutError, errors.SpawnFailed):
+            # Were it left alone, it could still do what the earlier supervisor had asked for. Its bots run on.
+            log.warning("the zygote of %s, pid %s, of an earlier supervisor does not answer: SIGKILL", kind, zygote.pid)
+            zygote.kill()
+            zygote.lose()
+            if self._zygotes.get(kind) is zygote:
+                del self._zygotes[kind]
+        for process in zygote.processes.values():
+            self._know(process, zygote)
+        self._start_watch(zygote)
+
+    def _start_watch(self, zygote: zygotes.Zygote) -> None:
+        task = asyncio.create_task(self._watch_zygote(zygote), name=f"watch zygote {zygote.pid}")
+        self._watches.add(task)
+        task.add_done_callback(self._watches.discard)
+
+    async def _watch_zygote(self, zygote: zygotes.Zygote) -> None:
+        """When a zygote has died, its bots are ours to wait for."""
+        await zygote.lost.wait()
+        if self._retired.count(zygote):
+            self._retired.remove(zygote)
+        orphans = [p for p in zygote.processes.values() if p.alive]
+        if orphans:
+            log.warning("the zygote of %s, pid %s, died; its %d bots run on", zygote.kind, zygote.pid, len(orphans))
+        for process in orphans:
+            self._watch(process, zygote)
+        if not zygote.is_child:
+            # What its dead bots had left is init's now, and out of our sight.
+            zygote.swept()
+        if not self._closing and zygote.kind in self._kinds and self._zygotes.get(zygote.kind) is zygote:
+            hello = zygote.hello
+            if not hello.cancelled() and hello.exception() is None and not hello.result().error:
+                self._warm_up(zygote.kind)
+
+    def _warm_up(self, kind: str) -> None:
+        """Makes a zygote in the background. What goes wrong is logged, and told to whoever asks for the kind."""
+
+        async def warm() -> None:
+            try:
+                await self.warm(kind)
+            except errors.SpawnFailed as error:
+                log.warning("%s (see %s)", error.detail, self._kind_log_dir / f"{kind}.log")
+
+        task = asyncio.create_task(warm(), name=f"warm up {kind}")
+        self._watches.add(task)
+        task.add_done_callback(self._watches.discard)
+
+    def _insist(self, zygote: zygotes.Zygote) -> None:
+        """Something is due from a zygote. If it stays silent it gets SIGKILL: its bots run on, and what we wait for
+        we learn without it."""
+
+        async def insist() -> None:
+            told, left = zygote.told, _SILENT_TRIES
+            while zygote.owes and not zygote.lost.is_set():
+                if left == 0:
+                    log.warning("the zygote of %s, pid %s, does not answer: SIGKILL", zygote.kind, zygote.pid)
+                    zygote.kill()
+                    break
+                # In parts, so that a supervisor that was itself held up does not take that for silence.
+                await asyncio.sleep(_SILENT_S / _SILENT_TRIES)
+                told, left = zygote.told, left - 1 if zygote.told == told else _SILENT_TRIES
+            self._insisting.discard(zygote)
+
+        if zygote not in self._insisting:
+            self._insisting.add(zygote)
+            task = asyncio.create_task(insist(), name=f"insist on zygote {zygote.pid}")
+            self._watches.add(task)
+            task.add_done_callback(self._watches.discard)
+
+    # ---- processes
+
+    def _know(self, process: LocalProcess, zygote: zygotes.Zygote | None = None) -> None:
+        """From here on it is watched, reaped should its zygote die, and heard when it notifies."""
+        if not process.alive:
+            return
+        pid = process.identity.pid
+        self._reaper.expect(pid, process.run_id)
+        self._by_pid[pid] = process
+        if process.fd is not None:
+            self._watch(process, zygote)
+        for values in self._early.pop(pid, ()):
+            self._on_notify(process.bot_id, process.run_id, values)
+
+    def _on_end(self, process: LocalProcess) -> None:
+        pid = process.identity.pid
+        if self._by_pid.get(pid) is process:
+            del self._by_pid[pid]
+            self._reaper.forget(pid)
+
+    def _receive(self, pid: int, values: Mapping[str, str]) -> None:
+        if (process := self._by_pid.get(pid)) is not None:
+            self._on_notify(process.bot_id, process.run_id, values)
+        elif self._forking and len(self._early) < 1000:
+            # A bot may be ready before its zygote's answer was read. All others are no bots.
+            self._early.setdefault(pid, []).append(values)
+
+    def _on_child(self) -> None:
+        """Some child of the supervisor has ended: a zygote, or what a dead zygote has left us."""
+        deaths = self._reaper.reap()
+        for death in deaths:
+            if isinstance(death.key, int) and (process := self._by_pid.get(death.pid)) is not None:
+                exit_ = Exit(
+                    exit_code=death.exit_code,
+                    signal=death.signal,
+                    ended_at=now_us(),
+                    cpu_seconds=death.cpu_seconds,
+                    max_rss_bytes=death.max_rss_bytes,
+                    swept=False,
+                )
+                self._orphans[death.key] = process
+                self._finish(process, exit_)
+        for key, killed in self._reaper.sweep(death.key for death in deaths):
+            if isinstance(key, zygotes.Zygote):
+                key.swept()
+            elif (process := self._orphans.pop(key, None)) is not None:
+                process.swept(killed)
+
+    def _finish(self, process: LocalProcess, exit_: Exit) -> None:
+        process.ended(exit_)
+        self._on_end(process)
+
+    def _watch(self, process: LocalProcess, zygote: zygotes.Zygote | None = None) -> None:
+        """Watches a process by its pidfd, which is readable once it has ended."""
+        if process.fd is not None:
+            asyncio.get_running_loop().add_reader(process.fd, self._on_readable, process, zygote)
+        else:
+            self._finish(process, zygotes.lost_exit("it ended together with its zygote"))
+
+    def _on_readable(self, process: LocalProcess, zygote: zygotes.Zygote | None) -> None:
+        assert process.fd is not None
+        # Level-triggered: left in place it would be called for ever.
+        asyncio.get_running_loop().remove_reader(process.fd)
+        process.over = True
+        if zygote is not None and not zygote.lost.is_set():
+            self._insist(zygote)
+        else:
+            self._find_out(process, zygote)
+
+    def _find_out(self, process: LocalProcess, zygote: zygotes.Zygote | None, tries: int = 0) -> None:
+        """How a process ended that no zygote waits for any more."""
+        self._on_child()
+        if process.fd is None:
+            return
+        zombie = pidfd.zombie(process.identity)
+        heirs = (os.getpid(), zygote.pid if zygote else 0)
+        if zombie is not None and zombie[0] in heirs and tries < _REAPED_TRIES:
+            # On its way to us: a zygote that dies closes its socket a moment before it gives its children away.
+            asyncio.get_running_loop().call_later(_REAPED_S, self._find_out, process, zygote, tries + 1)
+            return
+        # Not our child: another reaps it, sooner or later. The kernel may still say how it ended.
+        status = zombie[1] if zombie is not None else pidfd.exit_status(process.fd)
+        if status is None:
+            self._finish(process, zygotes.lost_exit("its zygote was gone, so nobody could see how it ended"))
+            return
+        code = os.waitstatus_to_exitcode(status)
+        self._finish(
+            process,
+            Exit(
+                exit_code=code if code >= 0 else None,
+                signal=-code if code < 0 else None,
+                ended_at=now_us(),
+                cpu_seconds=None,
+                max_rss_bytes=None,
+            ),
+        )
+
+    # ---- one copy
+
+    def _lock_path(self, bot_id: int) -> Path:
+        return self._lock_dir / f"{bot_id}.lock"
+
+    def _holder(self, run: Run) -> Identity | None:
+        """The process of a run whose pid never reached the ledger, if it holds its bot's lock."""
+        return _lock_holder(self._lock_path(run.bot_id), run.run_id)
+
+    def _kill_holder(self, lock_path: Path) -> None:
+        """A zygote died between fork and answer: what it had made must not run on unknown."""
+        identity = _lock_holder(lock_path)
+        fd = pidfd.open_process(identity) if identity else None
+        if fd is not None:
+            pidfd.send(fd, signal.SIGKILL)
+            os.close(fd)
+
+
+def _lock_holder(path: Path, run_id: int | None = None) -> Identity | None:
+    """Who holds a bot's lock, of this run if one is given; None when nobody does."""
+    try:
+        fd = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return None
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return None
+        except BlockingIOError:
+            words = os.pread(fd, 100, 0).split()
+            if len(words) != 3 or (run_id is not None and int(words[0]) != run_id):
+                return None
+            pid, start_ticks = int(words[1]), int(words[2])
+            # What a dead bot has left can hold its lock, and the pid be an innocent process's.
+            if kernel.start_ticks(pid) != start_ticks:
+                return None
+            inode = kernel.pidfd_inode(pid)
+            return Identity(pid=pid, start_ticks=start_ticks, inode=inode, boot_id=pidfd.boot_id())
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    finally:
+        os.close(fd)
+
+
+def _import_failed(kind: str, error: str) -> str:
+    """The last line of the traceback, which says what is wrong."""
+    return f"cannot import the kind {kind}: {error.strip().splitlines()[-1]}"

@@ -1,0 +1,82 @@
+"""One process of a bot as the local engine knows it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import signal
+from collections.abc import Callable
+
+from supervisor.engine import pidfd, usage
+from supervisor.model import Exit, Identity, Usage
+
+
+class LocalProcess:
+    """A process that a zygote made. `acknowledge` is what to call when its end is in the ledger."""
+
+    def __init__(self, bot_id: int, run_id: int, identity: Identity, acknowledge: Callable[[int], None]) -> None:
+        self.bot_id = bot_id
+        self.run_id = run_id
+        self._identity = identity
+        self._acknowledge = acknowledge
+        loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[Exit] = loop.create_future()
+        self._swept: asyncio.Future[Exit] = loop.create_future()
+        # Held from here to the end: whatever becomes of the pid, this refers to our process.
+        self.fd = pidfd.open_process(identity)
+        self._meter = usage.Meter(identity)
+        self.over = False
+        """It has ended, says the kernel; how, whoever reaps it has yet to tell."""
+
+    @property
+    def identity(self) -> Identity:
+        return self._identity
+
+    @property
+    def alive(self) -> bool:
+        return not self._ended.done()
+
+    async def wait(self) -> Exit:
+        return await asyncio.shield(self._ended)
+
+    async def sweep(self) -> Exit:
+        return await asyncio.shield(self._swept)
+
+    def terminate(self) -> None:
+        if self.fd is not None and pidfd.send(self.fd, signal.SIGTERM):
+            # A stopped process takes its SIGTERM only when it wakes.
+            pidfd.send(self.fd, signal.SIGCONT)
+
+    def kill(self) -> None:
+        if self.fd is not None:
+            pidfd.send(self.fd, signal.SIGKILL)
+
+    def signal(self, signum: int) -> None:
+        if self.fd is None or not pidfd.send(self.fd, signum):
+            raise ProcessLookupError
+
+    def usage(self) -> Usage | None:
+        return self._meter.read()
+
+    def acknowledge(self) -> None:
+        # Not before it is swept: who has been told to forget it has no more to say.
+        self._swept.add_done_callback(lambda _: self._acknowledge(self.run_id))
+
+    def ended(self, exit_: Exit) -> None:
+        """Told by whoever has reaped it; again when nothing that it had started is left."""
+        if not self._ended.done():
+            self._ended.set_result(exit_)
+            if self.fd is not None:
+                asyncio.get_running_loop().remove_reader(self.fd)
+                os.close(self.fd)
+                self.fd = None
+            self._meter.close()
+        if exit_.swept and not self._swept.done():
+            self._swept.set_result(exit_)
+
+    def swept(self, killed: int) -> None:
+        """Nothing that the process had started is left."""
+        if not self._swept.done():
+            before = self._ended.result()
+            self._swept.set_result(dataclasses.replace(before, descendants_killed=killed, swept=True))

@@ -1,0 +1,88 @@
+"""What the rooms above ask of the place where processes run. They know of nothing below this file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from supervisor.model import Exit, Identity, Params, Run, Usage
+
+OnNotify = Callable[[int, int, Mapping[str, str]], None]
+"""Called with a bot_id, a run_id and what its process told by sd_notify: READY, STATUS, WATCHDOG…"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A process to be made."""
+
+    run_id: int
+    bot_id: int
+    kind: str
+    name: str | None
+    labels: Mapping[str, str]
+    params: Params
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warmth:
+    """What is known of a kind once its modules are imported, and of what keeps them warm."""
+
+    warm: bool
+    reason: str
+    description: str
+    params: Sequence[Mapping[str, Any]]
+    pid: int | None
+    import_s: float | None
+    rss_bytes: int | None
+
+
+class Process(Protocol):
+    """One process of a bot."""
+
+    @property
+    def identity(self) -> Identity: ...
+
+    async def wait(self) -> Exit:
+        """Returns as soon as the process has ended. May be called again, and from several tasks."""
+
+    async def sweep(self) -> Exit:
+        """Returns when nothing that the process had started is left either."""
+
+    def terminate(self) -> None:
+        """Asks it to end, a frozen one too. Nothing happens when it has ended."""
+
+    def kill(self) -> None:
+        """Ends it. Nothing happens when it has ended."""
+
+    def signal(self, signum: int) -> None:
+        """Sends any other signal. Raises ProcessLookupError when it has ended."""
+
+    def usage(self) -> Usage | None:
+        """What it uses now; None when it has ended."""
+
+    def acknowledge(self) -> None:
+        """Its end is in the ledger: the engine may forget it."""
+
+
+class Engine(Protocol):
+    """Makes processes and finds those again that were made before."""
+
+    async def warm(self, kind: str) -> Sequence[Mapping[str, Any]]:
+        """Returns when a process of this kind can be forked: the parameters that it takes, as its zygote has found
+        them. Raises SpawnFailed, permanent or not."""
+
+    async def spawn(self, order: Order) -> Process:
+        """Makes a process. To be called after `warm`, and not to be cancelled. Raises SpawnFailed."""
+
+    def adopt(self, run: Run) -> Process | None:
+        """The process of a run of an earlier supervisor, alive or ended since; None when it cannot be found."""
+
+    def disown(self, claimed: Collection[int]) -> None:
+        """Ends the processes of earlier supervisors that belong to none of these runs."""
+
+    def forget(self, bot_id: int) -> None:
+        """The bot has no process, and none will come soon: what was kept to find one can go."""
+
+    def warmth(self, kind: str) -> Warmth:
+        """How warm the kind is, without waiting."""

@@ -1,0 +1,238 @@
+"""The supervisor's end of one zygote."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import multiprocessing
+import os
+import secrets
+import signal
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+from botproc import wire, zygote
+from supervisor import __version__, errors
+from supervisor.engine import pidfd
+from supervisor.engine.process import LocalProcess
+from supervisor.model import Exit, Identity, now_us
+
+log = logging.getLogger(__name__)
+
+_LINE_LIMIT = 4 << 20
+_spawn = multiprocessing.get_context("spawn")
+
+
+def fingerprint(kind: str, spec: object) -> str:
+    """The first part of a zygote's socket name: a kind and what it was made of, our own version included."""
+    digest = hashlib.sha256(f"{__version__} {spec!r}".encode()).hexdigest()[:8]
+    return f"{kind}.{digest}."
+
+
+class Zygote:
+    """A zygote: made by us, or by an earlier supervisor and found again by its socket.
+
+    `processes` are the runs whose end it has not told us yet, or that we have not acknowledged.
+    """
+
+    def __init__(
+        self, kind: str, socket_path: Path, on_end: Callable[[LocalProcess], None], child: tuple[int, int] | None = None
+    ) -> None:
+        """`child` are its pid and its pidfd, when it is a child of ours."""
+        self.kind = kind
+        self.socket_path = socket_path
+        self.is_child = child is not None
+        self.pid = child[0] if child else 0
+        self._fd = child[1] if child else None
+        self.hello: asyncio.Future[wire.Hello] = asyncio.get_running_loop().create_future()
+        # An error that nobody waits for is told by `warmth`, not by asyncio's complaint.
+        self.hello.add_done_callback(lambda f: f.cancelled() or f.exception())
+        self.processes: dict[int, LocalProcess] = {}
+        self.told = 0
+        """How many messages came from it."""
+        self.lost = asyncio.Event()
+        self._on_end = on_end
+        self._pending: dict[int, tuple[asyncio.Future[LocalProcess], tuple[int, int]]] = {}
+        """Answers that are due, each with a descriptor that keeps a place for the pidfd of the new process."""
+        self._writer: asyncio.StreamWriter | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def make(cls, birth: wire.Birth, on_end: Callable[[LocalProcess], None]) -> Zygote:
+        """Starts a new one. Raises SpawnFailed when no process can be made."""
+        process = _spawn.Process(target=zygote.main, args=(birth,), name=f"zygote {birth.kind}")
+        try:
+            process.start()
+            assert process.pid is not None
+            fd = os.pidfd_open(process.pid)
+        except OSError as error:
+            if process.pid is not None:
+                # A child of ours that is not reaped yet: the number is surely its own.
+                os.kill(process.pid, signal.SIGKILL)
+            raise errors.SpawnFailed(f"cannot start the zygote of {birth.kind}: {error.strerror}") from error
+        # The engine reaps all children of the supervisor: multiprocessing need not know of this one.
+        multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
+        path = Path(birth.run_dir) / birth.socket_name
+        return cls(birth.kind, path, on_end, (process.pid, fd))
+
+    @staticmethod
+    def socket_name(prefix: str) -> str:
+        return f"{prefix}{secrets.token_hex(4)}.sock"
+
+    async def connect(self) -> None:
+        """Connects, and reads what it says from now on. Raises OSError, e.g. FileNotFoundError when it is gone."""
+        directory = os.open(self.socket_path.parent, os.O_PATH | os.O_DIRECTORY)
+        try:
+            # Through the descriptor, as a long path would not fit into a socket address.
+            reader, self._writer = await asyncio.open_unix_connection(
+                f"/proc/self/fd/{directory}/{self.socket_path.name}", limit=_LINE_LIMIT
+            )
+        finally:
+            os.close(directory)
+        peer: socket.socket = self._writer.get_extra_info("socket")
+        self.pid = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        if self._fd is None:
+            self._fd = os.pidfd_open(self.pid)
+        self._reading = asyncio.create_task(self._read(reader), name=f"zygote {self.kind}")
+
+    @property
+    def owes(self) -> bool:
+        """An answer, or the end of a process that has ended."""
+        return bool(self._pending) or any(process.over and process.alive for process in self.processes.values())
+
+    @property
+    def has_bots(self) -> bool:
+        """A process of its runs, and be it one that cannot die."""
+        return any(process.alive and not process.over for process in self.processes.values())
+
+    @property
+    def exists(self) -> bool:
+        return self._fd is not None and pidfd.send(self._fd, 0)
+
+    def kill(self) -> None:
+        if self._fd is not None:
+            pidfd.send(self._fd, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Lets go of it; it lives on."""
+        if self._reading is not None:
+            self._reading.cancel()
+        if self._writer is not None:
+            self._writer.close()
+
+    def quit(self) -> None:
+        """Asks it to leave when its last bot has ended."""
+        self._send(wire.Quit())
+
+    def swept(self) -> None:
+        """It is gone, and so is all that its dead bots had left to it."""
+        for process in self.processes.values():
+            if not process.alive:
+                process.swept(0)
+
+    async def fork(self, spawn: wire.Spawn) -> LocalProcess:
+        """Makes a bot's process. Not to be cancelled. Raises SpawnFailed."""
+        if self.lost.is_set():
+            raise errors.SpawnFailed(f"the zygote of {self.kind} has ended")
+        try:
+            # Better to find out now than with a process at hand: one is for its pidfd, one to see that it is the one.
+            places = os.pipe()
+        except OSError as error:
+            raise errors.SpawnFailed(f"the supervisor has no descriptor left: {error.strerror}") from error
+        answer: asyncio.Future[LocalProcess] = asyncio.get_running_loop().create_future()
+        self._pending[spawn.run_id] = answer, places
+        self._send(spawn)
+        return await asyncio.shield(answer)
+
+    def acknowledge(self, run_id: int) -> None:
+        self.processes.pop(run_id, None)
+        self._send(wire.Ack(run_ids=[run_id]))
+
+    def _send(self, message: wire.Message) -> None:
+        if self._writer is not None and not self.lost.is_set():
+            self._writer.write(wire.encode(message))
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        try:
+            while line := await reader.readline():
+                self._receive(wire.decode(line))
+        except ConnectionError:
+            pass
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            log.error("the zygote of %s cannot be understood: %s", self.kind, error)
+        # Not when this task is cancelled: then it lives on, and the next supervisor is to find its socket.
+        self.lose()
+
+    def lose(self) -> None:
+        """It has ended: whoever waits for it, or asks it for something, is told so."""
+        self.lost.set()
+        with contextlib.suppress(FileNotFoundError):
+            self.socket_path.unlink()
+        gone = errors.SpawnFailed(f"the zygote of {self.kind} has ended")
+        if not self.hello.done():
+            self.hello.set_exception(gone)
+        for run_id in list(self._pending):
+            self._due(run_id).set_exception(gone)
+        if self._writer is not None:
+            self._writer.close()
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _due(self, run_id: int) -> asyncio.Future[LocalProcess]:
+        """The answer that comes now. From here on there is a descriptor for the new process."""
+        answer, places = self._pending.pop(run_id)
+        for place in places:
+            os.close(place)
+        return answer
+
+    def _receive(self, message: wire.Message) -> None:
+        self.told += 1
+        match message:
+            case wire.Hello():
+                for values in message.alive:
+                    self._alive(wire.Alive(**values))
+                for values in message.ended:
+                    self._ended(wire.Ended(**values))
+                self.hello.set_result(message)
+            case wire.Alive():
+                answer = self._due(message.run_id)
+                answer.set_result(self._alive(message))
+            case wire.NotSpawned():
+                self._due(message.run_id).set_exception(errors.SpawnFailed(message.detail))
+            case wire.Ended():
+                self._ended(message)
+
+    def _alive(self, alive: wire.Alive) -> LocalProcess:
+        identity = Identity(pid=alive.pid, start_ticks=alive.start_ticks, inode=alive.inode, boot_id=pidfd.boot_id())
+        process = LocalProcess(alive.bot_id, alive.run_id, identity, self.acknowledge)
+        self.processes[alive.run_id] = process
+        return process
+
+    def _ended(self, ended: wire.Ended) -> None:
+        process = self.processes.get(ended.run_id)
+        if process is None:
+            # Ended while no supervisor was there: it has no pid any more, only an end.
+            nobody = Identity(pid=0, start_ticks=0, inode=0, boot_id="")
+            process = self.processes[ended.run_id] = LocalProcess(0, ended.run_id, nobody, self.acknowledge)
+        process.ended(
+            Exit(
+                exit_code=ended.exit_code,
+                signal=ended.signal,
+                ended_at=ended.ended_at,
+                cpu_seconds=ended.cpu_seconds,
+                max_rss_bytes=ended.max_rss_bytes,
+                descendants_killed=ended.descendants_killed,
+                swept=ended.swept,
+            )
+        )
+        self._on_end(process)
+
+
+def lost_exit(detail: str) -> Exit:
+    """The end of a process that nobody saw."""
+    return Exit(exit_code=None, signal=None, ended_at=now_us(), cpu_seconds=None, max_rss_bytes=None, detail=detail)

@@ -1,0 +1,459 @@
+"""All bots: boot, commands, listing, shutdown.
+
+Bots with something to do have an actor here; the others are rows in the ledger, and get an actor when somebody
+asks something of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import enum
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from supervisor import errors, logs, params, settings
+from supervisor.actor import Actor, Logs, ShutDown, Surroundings
+from supervisor.engine.protocol import Engine
+from supervisor.lifecycle import Event
+from supervisor.model import (
+    ACTIVE,
+    SETTLED,
+    Bot,
+    BotQuery,
+    BotView,
+    Cause,
+    Exit,
+    Goal,
+    KindView,
+    NewBot,
+    Page,
+    Run,
+    RunQuery,
+    State,
+    now_us,
+)
+from supervisor.store import Ledger
+
+log = logging.getLogger(__name__)
+
+STOP_MARGIN_S = 5.0
+"""A stop that is waited for answers 504 so long after the grace."""
+
+
+class Wait(enum.Enum):
+    """How long the maker of a bot waits: until the process exists, was tried, or is ready."""
+
+    PROCESS = "process"
+    ATTEMPT = "attempt"
+    READY = "ready"
+
+
+class Fleet:
+    """The bots of one supervisor. All coroutines run in the one event loop."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        ledger: Ledger,
+        follower: Logs,
+        log_dir: Path,
+        kinds: Mapping[str, settings.Kind],
+        forget_log: Callable[[int], None],
+    ) -> None:
+        self._engine = engine
+        self._ledger = ledger
+        self._log_dir = log_dir
+        self._kinds = kinds
+        self._forget_log = forget_log
+        self._around = Surroundings(
+            engine=engine,
+            ledger=ledger,
+            logs=follower,
+            log_dir=log_dir,
+            start_timeout_s=self._start_timeout_s,
+        )
+        self._actors: dict[int, Actor] = {}
+        self._forgetting: set[int] = set()
+        self._shutting_down = False
+        self._booted = False
+
+    # ---- life
+
+    async def boot(self) -> None:
+        """Settles what an earlier supervisor left open, and starts the bots whose goal is up."""
+        open_runs = {run.bot_id: run for run in await self._ledger.open_runs()}
+        self._engine.disown({run.run_id for run in open_runs.values()})
+        adopted = lost = started = 0
+        for bot in await self._ledger.bots_to_settle():
+            run = open_runs.pop(bot.bot_id, None)
+            if run is None and bot.goal is Goal.UP and bot.state is State.EXITED:
+                continue
+            actor = self._actors[bot.bot_id] = Actor(bot, self._around, self._retire)
+            process = self._engine.adopt(run) if run else None
+            if run is not None and process is not None:
+                actor.adopt(run, process)
+                adopted += 1
+            elif run is not None:
+                actor.lose(run)
+                lost += 1
+            elif bot.goal is Goal.UP:
+                actor.begin("starting: its goal is up")
+                started += 1
+            else:
+                actor.settle(State.STOPPED, "stopped: the supervisor ended while it was stopping")
+        for run in open_runs.values():
+            self._close_lost(run)
+        self._booted = True
+        if adopted or lost or started:
+            log.info("found %d bots running, lost %d, starts %d whose goal is up", adopted, lost, started)
+
+    def _close_lost(self, run: Run) -> None:
+        """A run whose bot was forgotten, or is down: nobody waits for it any more."""
+        process = self._engine.adopt(run)
+        if process is not None:
+            process.kill()
+        exit_ = Exit(exit_code=None, signal=None, ended_at=now_us(), cpu_seconds=None, max_rss_bytes=None)
+        self._ledger.close_run(
+            run.run_id, exit=exit_, cause=Cause.LOST, detail="its bot was forgotten", log_end=None, last_lines=()
+        )
+
+    async def shutdown(self, grace_s: float) -> None:
+        """Stops all bots, side by side; their goals stay. Returns when all are gone, or with what would not die."""
+        self._shutting_down = True
+        for actor in list(self._actors.values()):
+            actor.post(ShutDown(grace_s))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s + 1.5):
+                await asyncio.gather(*(actor.until(_is_settled(actor)) for actor in list(self._actors.values())))
+        for actor in self._actors.values():
+            if actor.state not in SETTLED:
+                log.error("bot-%d would not die: %s", actor.bot.bot_id, actor.bot.reason)
+
+    def close(self) -> None:
+        """Ends all tasks. Processes that still live do so."""
+        for actor in self._actors.values():
+            actor.close()
+        self._actors.clear()
+
+    # ---- commands
+
+    async def create(self, new: NewBot, *, idempotency_key: str | None = None, wait: Wait) -> tuple[BotView, bool]:
+        """Makes a bot and starts it.
+
+        Returns the bot, and whether it was made now: an idempotency key that is known gives the bot made then.
+        Raises NameTaken, LedgerUnavailable, ShuttingDown, and SpawnFailed: for a want of resources, in which case
+        the bot is forgotten; with `Wait.PROCESS` also for what is wrong with the kind, and the bot is failed.
+        """
+        self._refuse_when_shutting_down()
+        started_at = now_us()
+        bot, run_id, created = await self._ledger.create_bot_and_run(
+            new, started_at=started_at, idempotency_key=idempotency_key
+        )
+        if not created:
+            return await self.view(bot.bot_id), False
+        actor = self._actors[bot.bot_id] = Actor(bot, self._around, self._retire)
+        actor.begin(bot.reason, None if run_id is None else (run_id, started_at))
+        await actor.until(lambda: actor.process is not None or actor.spawn_error is not None)
+        error = actor.spawn_error
+        if error is not None and actor.state is not State.STOPPED:
+            permanent = isinstance(error, errors.SpawnFailed) and error.permanent
+            timed_out = actor.bot.last_exit is not None and actor.bot.last_exit.cause is Cause.START_TIMEOUT
+            if not permanent and not timed_out:
+                await self.delete(bot.bot_id)
+                raise error
+            if wait is Wait.PROCESS:
+                await actor.durable()
+                raise errors.SpawnFailed(error.detail, permanent=True, bot_id=bot.bot_id)
+        if wait is Wait.READY:
+            await actor.until(lambda: actor.state is not State.STARTING)
+        await actor.durable()
+        return _view(actor), True
+
+    async def start(self, bot_id: int, *, wait: bool = True) -> BotView:
+        """Starts a bot; one that is up already is left alone. Waits until it is up, or has failed.
+
+        Raises StillAlive when an earlier process of it does not end.
+        """
+        self._refuse_when_shutting_down()
+        actor = await self._actor(bot_id)
+        await actor.ask(Event.START)
+        if wait:
+            await self._within_grace(actor, _is_not_changing(actor), start_s=self._start_timeout_s(actor.bot.kind))
+        return _view(actor)
+
+    async def stop(self, bot_id: int, *, grace_s: float | None = None, wait: bool = True) -> BotView:
+        """Stops a bot, and waits until everything of it is gone. Raises StillAlive after grace + 5 s."""
+        actor = await self._actor(bot_id)
+        starts = await actor.ask(Event.STOP, grace_s)
+        if not wait:
+            return _view(actor)
+        bot = await self._within_grace(actor, lambda: actor.state in SETTLED or actor.starts != starts)
+        # As it was when it had stopped, whoever may have started it again since.
+        return dataclasses.replace(_settled_view(bot), state=State.STOPPED)
+
+    async def restart(self, bot_id: int, *, grace_s: float | None = None, wait: bool = True) -> BotView:
+        """Ends the process, if there is one, and starts another when everything of it is gone. Raises StillAlive."""
+        self._refuse_when_shutting_down()
+        actor = await self._actor(bot_id)
+        starts = await actor.ask(Event.RESTART, grace_s)
+        if wait:
+            await self._within_grace(actor, lambda: actor.starts != starts or actor.state in SETTLED)
+            await self._within_grace(actor, _is_not_changing(actor), start_s=self._start_timeout_s(actor.bot.kind))
+        return _view(actor)
+
+    async def delete(self, bot_id: int) -> None:
+        """Stops a bot and forgets it; its runs stay. Raises StillAlive."""
+        await self._actor(bot_id)
+        # From here on nobody finds it, so that no later command can start it again behind the stop.
+        self._forgetting.add(bot_id)
+        try:
+            actor = self._actors.get(bot_id) or Actor(await self._row(bot_id), self._around, self._retire)
+            await actor.ask(Event.STOP)
+            await self._within_grace(actor, _is_settled(actor))
+            await self._ledger.forget_bot(bot_id)
+            self._forget_log(bot_id)
+        finally:
+            self._forgetting.discard(bot_id)
+
+    async def signal(self, bot_id: int, signum: int) -> None:
+        """Sends a signal to a bot's process. Raises NoProcess."""
+        actor = await self._actor(bot_id)
+        try:
+            if actor.process is None:
+                raise ProcessLookupError
+            actor.process.signal(signum)
+        except ProcessLookupError:
+            raise errors.NoProcess(f"bot {bot_id} has no process: {actor.bot.reason}", bot_id=bot_id) from None
+
+    async def _within_grace(self, actor: Actor, held: Callable[[], bool], *, start_s: float = 0.0) -> Bot:
+        """The bot as it was when this first held. Raises StillAlive, LedgerUnavailable."""
+        try:
+            async with asyncio.timeout(start_s + actor.grace_s + STOP_MARGIN_S):
+                bot = await actor.until(held)
+                await actor.durable()
+                return bot
+        except TimeoutError:
+            bot = actor.bot
+            if held():
+                raise errors.LedgerUnavailable(
+                    f"bot {bot.bot_id} is {bot.state}, but the ledger cannot be written now", bot_id=bot.bot_id
+                ) from None
+            raise errors.StillAlive(f"bot {bot.bot_id} is still {bot.state}: {bot.reason}", bot_id=bot.bot_id) from None
+
+    def _refuse_when_shutting_down(self) -> None:
+        if self._shutting_down:
+            raise errors.ShuttingDown("the supervisor is shutting down: nothing is started any more")
+
+    # ---- looking
+
+    async def view(self, bot_id: int) -> BotView:
+        """One bot. Raises UnknownBot."""
+        actor = self._actors.get(bot_id)
+        if actor is not None and bot_id not in self._forgetting:
+            return _view(actor)
+        return _settled_view(await self._row(bot_id))
+
+    async def list(self, query: BotQuery) -> Page[BotView]:
+        """One page of bots, by bot_id."""
+        chosen = [a for a in self._actors.values() if a.bot.bot_id > query.after and _matches(a.bot, query)]
+        chosen.sort(key=lambda actor: actor.bot.bot_id)
+        # As they are now: an actor that retires while the ledger is asked is not among the rows that are asked for.
+        views = [_view(actor) for actor in chosen[: query.limit + 1]]
+        if query.states - ACTIVE:
+            views += map(_settled_view, await self._ledger.bots(query, exclude=tuple(self._actors)))
+        views.sort(key=lambda view: view.bot_id)
+        more = len(views) > query.limit
+        del views[query.limit :]
+        return Page(views, views[-1].bot_id if more else None)
+
+    async def run(self, run_id: int) -> Run:
+        """One run. Raises UnknownRun."""
+        run = await self._ledger.run(run_id)
+        if run is None:
+            raise errors.UnknownRun(f"there is no run {run_id}")
+        return run
+
+    async def runs(self, query: RunQuery) -> Page[Run]:
+        """One page of runs, oldest first."""
+        return await self._ledger.runs(query)
+
+    async def log_tail(self, bot_id: int, *, lines: int, run_id: int | None = None) -> bytes:
+        """The last lines of a bot's log, or of one run of it. Raises UnknownBot, UnknownRun."""
+        start, end = 0, None
+        if run_id is not None:
+            run = await self._ledger.run(run_id)
+            if run is None or run.bot_id != bot_id:
+                raise errors.UnknownRun(f"bot {bot_id} has no run {run_id}", bot_id=bot_id)
+            start, end = run.log_start, run.log_end
+        elif bot_id not in self._actors:
+            await self._row(bot_id)
+        path = logs.log_path(self._log_dir, bot_id)
+        return await asyncio.to_thread(logs.tail, path, lines, start=start, end=end)
+
+    def health(self) -> Mapping[str, str | None]:
+        """The checks of /readyz: None is good, a sentence is not."""
+        return {
+            "boot": None if self._booted else "earlier runs are being settled",
+            "ledger": self._ledger.outage,
+            "shutdown": "the supervisor is shutting down" if self._shutting_down else None,
+        }
+
+    # ---- kinds
+
+    def defaults(self, kind: str) -> settings.Kind:
+        """What the settings say of a kind. Raises UnknownKind."""
+        try:
+            return self._kinds[kind]
+        except KeyError:
+            known = ", ".join(sorted(self._kinds))
+            raise errors.UnknownKind(f"there is no kind {kind!r}; there are: {known}") from None
+
+    async def check_params(self, kind: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The parameters with their defaults filled in. Raises UnknownKind, BadParams.
+
+        Waits until the kind is imported. Of one that cannot be, nothing is known: its parameters pass as they are,
+        and its start will say what is wrong.
+        """
+        try:
+            async with asyncio.timeout(self.defaults(kind).start_timeout_s):
+                described = await self._engine.warm(kind)
+        except (TimeoutError, errors.SpawnFailed):
+            return given
+        return params.check(kind, described, given)
+
+    def kind(self, name: str) -> KindView:
+        """One kind. Raises UnknownKind."""
+        spec, warmth = self.defaults(name), self._engine.warmth(name)
+        return KindView(
+            name=name,
+            target=spec.target,
+            description=spec.description or warmth.description,
+            params_schema=params.schema(name, warmth.params) if warmth.warm else None,
+            restart=spec.restart_policy,
+            grace_s=spec.grace_s,
+            start_timeout_s=spec.start_timeout_s,
+            warm=warmth.warm,
+            reason=warmth.reason,
+            zygote_pid=warmth.pid,
+            import_s=warmth.import_s,
+            rss_bytes=warmth.rss_bytes,
+        )
+
+    def kinds(self) -> Sequence[KindView]:
+        """All kinds, by name."""
+        return [self.kind(name) for name in sorted(self._kinds)]
+
+    # ---- actors
+
+    def notified(self, bot_id: int, run_id: int, values: Mapping[str, str]) -> None:
+        """The process of a run told something by sd_notify."""
+        actor = self._actors.get(bot_id)
+        if actor is not None and actor.run_id == run_id:
+            actor.notified(values)
+
+    async def _row(self, bot_id: int) -> Bot:
+        bot = await self._ledger.bot(bot_id)
+        if bot is None or bot_id in self._forgetting:
+            raise errors.UnknownBot(f"there is no bot {bot_id}", bot_id=bot_id)
+        return bot
+
+    async def _actor(self, bot_id: int) -> Actor:
+        if bot_id in self._actors and bot_id not in self._forgetting:
+            return self._actors[bot_id]
+        bot = await self._row(bot_id)
+        if bot_id not in self._actors:
+            # Unless another call has waited for the same row and was first.
+            self._actors[bot_id] = Actor(bot, self._around, self._retire)
+        return self._actors[bot_id]
+
+    def _retire(self, actor: Actor) -> None:
+        if self._actors.get(actor.bot.bot_id) is actor:
+            del self._actors[actor.bot.bot_id]
+        actor.close()
+
+    def _start_timeout_s(self, kind: str) -> float:
+        spec = self._kinds.get(kind)
+        return spec.start_timeout_s if spec else 1.0
+
+
+def _is_settled(actor: Actor) -> Callable[[], bool]:
+    return lambda: actor.state in SETTLED
+
+
+def _is_not_changing(actor: Actor) -> Callable[[], bool]:
+    return lambda: actor.state not in (State.STARTING, State.STOPPING, State.KILLING)
+
+
+def _matches(bot: Bot, query: BotQuery) -> bool:
+    return (
+        bot.state in query.states
+        and query.kind in (None, bot.kind)
+        and query.name in (None, bot.name)
+        and query.labels.items() <= bot.labels.items()
+    )
+
+
+def _view(actor: Actor) -> BotView:
+    bot, process = actor.bot, actor.process
+    usage = process.usage() if process else None
+    return BotView(
+        bot_id=bot.bot_id,
+        name=bot.name,
+        kind=bot.kind,
+        params=bot.params,
+        labels=bot.labels,
+        restart=bot.restart,
+        grace_s=bot.grace_s,
+        goal=bot.goal,
+        state=bot.state,
+        reason=bot.reason,
+        pid=process.identity.pid if process else None,
+        run_id=actor.run_id if process else None,
+        started_at=actor.started_at if process else None,
+        ready_at=actor.ready_at if process else None,
+        uptime_s=actor.uptime_s if process else None,
+        restarts=bot.restarts,
+        next_start_at=actor.next_start_at,
+        cpu_percent=actor.cpu_percent(usage) if usage else None,
+        rss_bytes=usage.rss_bytes if usage else None,
+        threads=usage.threads if usage else None,
+        descendants=usage.descendants if usage else None,
+        heartbeat_age_s=actor.heartbeat_age_s if process else None,
+        status=actor.status if process else None,
+        last_exit=bot.last_exit,
+    )
+
+
+def _settled_view(bot: Bot) -> BotView:
+    """A bot without an actor: all that there is stands in its row."""
+    return BotView(
+        bot_id=bot.bot_id,
+        name=bot.name,
+        kind=bot.kind,
+        params=bot.params,
+        labels=bot.labels,
+        restart=bot.restart,
+        grace_s=bot.grace_s,
+        goal=bot.goal,
+        state=bot.state,
+        reason=bot.reason,
+        pid=None,
+        run_id=None,
+        started_at=None,
+        ready_at=None,
+        uptime_s=None,
+        restarts=bot.restarts,
+        next_start_at=None,
+        cpu_percent=None,
+        rss_bytes=None,
+        threads=None,
+        descendants=None,
+        heartbeat_age_s=None,
+        status=None,
+        last_exit=bot.last_exit,
+    )

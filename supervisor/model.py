@@ -1,0 +1,294 @@
+"""The values that the rooms of the supervisor hand to each other: frozen, without behaviour of their own.
+
+Times are UTC, as integers of microseconds since the epoch, for display alone: every decision is taken on
+the event loop's monotonic clock. Durations are seconds (`_s`), sizes bytes (`_bytes`).
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+Params = Mapping[str, Any]
+"""The parameters of a bot, as JSON values by name."""
+
+
+def now_us() -> int:
+    """The wall clock in microseconds since the epoch, UTC."""
+    return time.time_ns() // 1000
+
+
+class State(enum.StrEnum):
+    """What a bot is doing. Only `lifecycle.TABLE` says how one leads to another."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    KILLING = "killing"
+    BACKOFF = "backoff"
+    STOPPED = "stopped"
+    EXITED = "exited"
+    FAILED = "failed"
+
+
+ACTIVE = frozenset({State.STARTING, State.RUNNING, State.STOPPING, State.KILLING, State.BACKOFF})
+"""A process exists, or one is about to."""
+
+SETTLED = frozenset({State.STOPPED, State.EXITED, State.FAILED})
+"""No process, and none will come by itself (but for the slow retry of a failed bot)."""
+
+
+class Goal(enum.StrEnum):
+    """What is wanted of a bot, kept apart from what is."""
+
+    UP = "up"
+    DOWN = "down"
+
+
+class Cause(enum.StrEnum):
+    """Why a run ended."""
+
+    EXITED = "exited"
+    CRASHED = "crashed"
+    KILLED = "killed"
+    STOPPED = "stopped"
+    RESTARTED = "restarted"
+    STOP_TIMEOUT = "stop-timeout"
+    START_TIMEOUT = "start-timeout"
+    HEARTBEAT = "heartbeat"
+    OOM = "oom"
+    SPAWN_FAILED = "spawn-failed"
+    LOST = "lost"
+
+
+class Policy(enum.StrEnum):
+    """When a run that ended by itself is followed by another."""
+
+    NEVER = "never"
+    ON_FAILURE = "on-failure"
+    ALWAYS = "always"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestartPolicy:
+    """When, how soon and how often a bot is started again by itself.
+
+    The n-th restart in the window waits `delay_s * factor ** n`, at most `max_delay_s`, give or take the share
+    `jitter`. More than `max_restarts` within `within_s`: failed, and tried again after `retry_after_s`, if set.
+    """
+
+    policy: Policy = Policy.ON_FAILURE
+    delay_s: float = 0.5
+    factor: float = 2.0
+    max_delay_s: float = 30.0
+    jitter: float = 0.1
+    max_restarts: int = 5
+    within_s: float = 60.0
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """A process for certain, also after its pid went to another: checked against an open pidfd.
+
+    `start_ticks` is field 22 of /proc/PID/stat; `inode` is that of the pidfd (unique from Linux 6.9 on, one
+    for all before); `boot_id` is /proc/sys/kernel/random/boot_id.
+    """
+
+    pid: int
+    start_ticks: int
+    inode: int
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exit:
+    """How a process ended, as its parent saw it. Neither `exit_code` nor `signal`: nobody saw."""
+
+    exit_code: int | None
+    signal: int | None
+    ended_at: int
+    cpu_seconds: float | None
+    max_rss_bytes: int | None
+    descendants_killed: int = 0
+    swept: bool = True
+    """Everything that the process had started is gone too."""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastExit:
+    """The end of a bot's latest run, for the listing."""
+
+    exit_code: int | None
+    signal: str | None
+    cause: Cause
+    at: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewBot:
+    """What a caller asks for, checked and with its defaults filled in."""
+
+    kind: str
+    params: Params
+    name: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    restart: RestartPolicy = RestartPolicy()
+    grace_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bot:
+    """A bot as the ledger keeps it. `state` and `reason` are those of the latest event written."""
+
+    bot_id: int
+    kind: str
+    params: Params
+    name: str | None
+    labels: Mapping[str, str]
+    restart: RestartPolicy
+    grace_s: float
+    goal: Goal
+    state: State
+    reason: str
+    restarts: int
+    created_at: int
+    last_exit: LastExit | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """The life of one OS process of a bot, from the decision to fork to its reaping.
+
+    `started_at` is when the row was written, just before the fork. `log_start` and `log_end` are offsets in the
+    bot's log. While `cause` is None the run is open. `signal` is a name ("SIGKILL").
+    """
+
+    run_id: int
+    bot_id: int
+    kind: str
+    params: Params
+    identity: Identity | None
+    started_at: int
+    ready_at: int | None
+    ended_at: int | None
+    exit_code: int | None
+    signal: str | None
+    cause: Cause | None
+    detail: str
+    cpu_seconds: float | None
+    max_rss_bytes: int | None
+    descendants_killed: int
+    log_start: int
+    log_end: int | None
+    last_lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One change of one bot's state, numbered in the order of the ledger."""
+
+    event_id: int
+    at: int
+    bot_id: int
+    run_id: int | None
+    state: State
+    goal: Goal
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a process uses, read from the kernel in one go."""
+
+    cpu_seconds: float
+    rss_bytes: int
+    threads: int
+    descendants: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BotView:
+    """A bot as callers see it: what is wanted, what is, and why. The fields of a process are None without one."""
+
+    bot_id: int
+    name: str | None
+    kind: str
+    params: Params
+    labels: Mapping[str, str]
+    restart: RestartPolicy
+    grace_s: float
+    goal: Goal
+    state: State
+    reason: str
+    pid: int | None
+    run_id: int | None
+    started_at: int | None
+    ready_at: int | None
+    uptime_s: float | None
+    restarts: int
+    next_start_at: int | None
+    cpu_percent: float | None
+    rss_bytes: int | None
+    threads: int | None
+    descendants: int | None
+    heartbeat_age_s: float | None
+    status: str | None
+    last_exit: LastExit | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KindView:
+    """A kind as callers see it. `import_s` and `rss_bytes` are those of its zygote, None while it has none."""
+
+    name: str
+    target: str
+    description: str
+    params_schema: Mapping[str, Any] | None
+    restart: RestartPolicy
+    grace_s: float
+    start_timeout_s: float
+    warm: bool
+    reason: str
+    zygote_pid: int | None
+    import_s: float | None
+    rss_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BotQuery:
+    """Which bots to list: every condition that is given must hold. `after` is the bot_id before the page."""
+
+    states: frozenset[State] = ACTIVE
+    kind: str | None = None
+    name: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    after: int = 0
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunQuery:
+    """Which runs to list, oldest first. `since` and `until` bound `started_at`, in microseconds, half open."""
+
+    bot_id: int | None = None
+    kind: str | None = None
+    causes: frozenset[Cause] = frozenset()
+    since: int | None = None
+    until: int | None = None
+    after: int = 0
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """One page of a list; `next_after` is None on the last page."""
+
+    items: Sequence[T]
+    next_after: int | None

@@ -1,0 +1,268 @@
+"""What can be set, and where each value came from: flags, then the environment, then a TOML file, then defaults.
+
+Durations are seconds (`_s`), sizes bytes (`_bytes`). Tokens and kinds have no flag: what stands in argv is shown to
+every user of the machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+import tomllib
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+import pydantic_settings
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, Strict
+
+from supervisor import errors, model
+
+PREFIX = "BOT_SUPERVISOR_"
+MAKE_A_TOKEN = f"{PREFIX}ADMIN_TOKEN=$(python -c 'import secrets; print(secrets.token_urlsafe(32))')"
+
+Seconds = Annotated[float, Strict(), Field(ge=0, le=86_400, allow_inf_nan=False)]
+"""A duration as JSON and TOML have it: a number, never a string."""
+
+
+class Restart(BaseModel):
+    """When, how soon and how often a bot is started again by itself. What is left out keeps its default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    policy: model.Policy = model.Policy.ON_FAILURE
+    delay_s: Seconds = Field(default=0.5, description="the wait before the first restart")
+    factor: Annotated[float, Strict(), Field(ge=1, le=1000, allow_inf_nan=False)] = Field(
+        default=2.0, description="by which each further wait grows"
+    )
+    max_delay_s: Seconds = Field(default=30.0, description="the longest wait")
+    jitter: Annotated[float, Strict(), Field(ge=0, le=1, allow_inf_nan=False)] = Field(
+        default=0.1, description="the share by which a wait is varied at random"
+    )
+    max_restarts: Annotated[int, Strict(), Field(ge=0, le=1_000_000)] = Field(
+        default=5, description="more than these within the window: failed"
+    )
+    within_s: Seconds = Field(default=60.0, description="the window")
+    retry_after_s: Seconds | None = Field(default=None, description="how long after it failed a bot is tried again")
+
+    def over(self, default: model.RestartPolicy) -> model.RestartPolicy:
+        """The default, changed by what was given here."""
+        return dataclasses.replace(default, **self.model_dump(exclude_unset=True))
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+AbsolutePath = Annotated[Path, pydantic.AfterValidator(_absolute)]
+
+
+class Kind(BaseModel):
+    """A type of bot: the callable behind it, and what holds for its bots unless they say otherwise."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    target: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$", max_length=500)
+    description: str = ""
+    preload: tuple[str, ...] = ()
+    path: tuple[AbsolutePath, ...] = ()
+    env: Mapping[str, str] = {}
+    cwd: AbsolutePath | None = None
+    grace_s: Seconds = 10.0
+    start_timeout_s: Seconds = 30.0
+    restart: Restart = Restart()
+
+    @property
+    def restart_policy(self) -> model.RestartPolicy:
+        """The policy of its bots, complete."""
+        return self.restart.over(model.RestartPolicy())
+
+
+COUNTER = Kind(target="botproc.counter:main", description="Prints a number, then one more each second.")
+
+KindName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+def _split(value: Any) -> Any:
+    """One string is a list with commas: so it is written in flags and in the environment."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+class Flags(pydantic_settings.BaseSettings):
+    """The settings that may stand in argv. Each can also come from the environment, as BOT_SUPERVISOR_<NAME>."""
+
+    model_config = pydantic_settings.SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
+    )
+
+    config: AbsolutePath | None = Field(
+        default=None, description="a TOML file with any of these settings, and [kinds.NAME]"
+    )
+    host: str = Field(default="127.0.0.1", min_length=1, description="the address to listen on")
+    port: int = Field(default=8000, ge=0, le=65535, description="the port to listen on; 0: a free one")
+    data_dir: AbsolutePath = Field(
+        default=Path("data"), validate_default=True, description="where ledger and logs are kept; one supervisor each"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="how much the program says"
+    )
+    log_limit_bytes: int = Field(default=10 * 2**20, ge=4096, description="the most that is kept of a bot's output")
+    grace_s: float = Field(
+        default=10.0, ge=0, le=86_400, allow_inf_nan=False, description="seconds between SIGTERM and SIGKILL"
+    )
+    start_timeout_s: float = Field(
+        default=30.0, gt=0, le=86_400, allow_inf_nan=False, description="seconds a bot has to become ready"
+    )
+    shutdown_s: float = Field(
+        default=5.0,
+        ge=0,
+        le=5,
+        allow_inf_nan=False,
+        description="the longest grace when the supervisor itself is stopped",
+    )
+    max_connections: int = Field(default=512, ge=4, le=100_000, description="open connections, idle ones included")
+    allowed_hosts: Annotated[list[str], pydantic_settings.NoDecode, pydantic.BeforeValidator(_split)] = Field(
+        default=[], description="further names by which clients may call this server, with commas"
+    )
+    token_file: AbsolutePath | None = Field(
+        default=None, description='a file of mode 0600 with the lines admin = "…" and read = "…"'
+    )
+    trusted_network: bool = Field(
+        default=False, description="listen beyond loopback without a token: whoever can connect is trusted"
+    )
+
+
+class Settings(Flags):
+    """All that can be set. Made by `read`."""
+
+    admin_token: SecretStr | None = None
+    read_token: SecretStr | None = None
+    kinds: dict[KindName, Kind] = Field(default={}, validate_default=True)
+
+    @pydantic.field_validator("admin_token", "read_token")
+    @classmethod
+    def _sendable(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is not None and not (token.get_secret_value().isascii() and token.get_secret_value().isprintable()):
+            raise ValueError("a token is made of visible ASCII characters")
+        if token is not None and (not token.get_secret_value() or " " in token.get_secret_value()):
+            raise ValueError("a token is neither empty nor has it spaces")
+        return token
+
+    @pydantic.field_validator("kinds", mode="before")
+    @classmethod
+    def _inherit(cls, kinds: Any, info: pydantic.ValidationInfo) -> Any:
+        """Kinds take the general grace and start timeout unless they have their own; `counter` is always there."""
+        if not isinstance(kinds, Mapping):
+            return kinds
+        general = {name: info.data[name] for name in ("grace_s", "start_timeout_s") if name in info.data}
+        kinds = {"counter": COUNTER.model_dump(include={"target", "description"}), **kinds}
+        return {name: {**general, **kind} if isinstance(kind, Mapping) else kind for name, kind in kinds.items()}
+
+    @pydantic.model_validator(mode="after")
+    def _guarded(self) -> Self:
+        if self.read_token is not None and self.admin_token is None:
+            raise ValueError("there is a read token but no admin token: nobody could start or stop a bot")
+        if self.admin_token is not None and self.admin_token == self.read_token:
+            raise ValueError("the admin token and the read token must differ")
+        if self.admin_token is None and not self.trusted_network and not is_loopback(self.host):
+            raise ValueError(
+                f"cannot listen on {self.host}, beyond loopback, without a token: set {MAKE_A_TOKEN}, or name a"
+                " --token-file (or say --trusted-network, if all who can connect may start and stop bots)"
+            )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[pydantic_settings.BaseSettings],
+        init_settings: pydantic_settings.PydanticBaseSettingsSource,
+        env_settings: pydantic_settings.PydanticBaseSettingsSource,
+        dotenv_settings: pydantic_settings.PydanticBaseSettingsSource,
+        file_secret_settings: pydantic_settings.PydanticBaseSettingsSource,
+    ) -> tuple[pydantic_settings.PydanticBaseSettingsSource, ...]:
+        """None but what is passed in: `read` has put the sources in their order, and can name each."""
+        return (init_settings,)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address. A name other than localhost counts as wide."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def read(flags: Mapping[str, Any]) -> Settings:
+    """The settings of this program. The tokens are taken out of the environment, which children inherit.
+
+    Args:
+        flags: the settings given in argv, by name.
+
+    Raises:
+        errors.SettingsRefused: one line that names the flag, variable or file and key, and what is wrong.
+    """
+    env = _environment()
+    given = {**env, **flags}
+    config = _path(given.get("config"))
+    table = _table(config) if config else {}
+    for key in table:
+        if key not in Settings.model_fields or key in ("config", "admin_token", "read_token"):
+            raise errors.SettingsRefused(f"{config}: {key}: there is no such setting (tokens have a file of their own)")
+    token_file = _path({**table, **given}.get("token_file"))
+    tokens = _tokens(token_file) if token_file else {}
+    try:
+        return Settings(**{**table, **tokens, **given})
+    except pydantic.ValidationError as invalid:
+        first = invalid.errors(include_input=False, include_url=False)[0]
+    what = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
+    if not first["loc"]:
+        raise errors.SettingsRefused(what)
+    name, *inner = map(str, first["loc"])
+    source = f"{config}: {name}"
+    if name in flags:
+        source = f"--{name.replace('_', '-')}"
+    elif name in env:
+        source = PREFIX + name.upper()
+    elif name in tokens:
+        source = str(token_file)
+    raise errors.SettingsRefused(f"{'.'.join([source, *inner])}: {what}")
+
+
+def _environment() -> dict[str, Any]:
+    for name in os.environ:
+        if name.upper().startswith(PREFIX) and name[len(PREFIX) :].lower() not in Settings.model_fields:
+            raise errors.SettingsRefused(f"{name}: there is no such setting")
+    try:
+        env = pydantic_settings.EnvSettingsSource(Settings)()
+    except pydantic_settings.SettingsError as error:
+        raise errors.SettingsRefused(f"{PREFIX}*: {error}: it must be JSON") from None
+    for name in list(os.environ):
+        if name.upper() in (f"{PREFIX}ADMIN_TOKEN", f"{PREFIX}READ_TOKEN"):
+            del os.environ[name]
+    return env
+
+
+def _path(value: Any) -> Path | None:
+    return _absolute(Path(value)) if isinstance(value, str) and value else None
+
+
+def _table(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise errors.SettingsRefused(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise errors.SettingsRefused(f"{path}: is not TOML: {error}") from None
+
+
+def _tokens(path: Path) -> dict[str, str]:
+    """The tokens of a file that nobody else can read."""
+    table = _table(path)
+    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise errors.SettingsRefused(f"{path}: others can read these tokens; mend it with: chmod 600 {path}")
+    if not table or not table.keys() <= {"admin", "read"} or not all(isinstance(t, str) for t in table.values()):
+        raise errors.SettingsRefused(f'{path}: must have the lines admin = "…" and, if wanted, read = "…", no others')
+    return {f"{role}_token": token for role, token in table.items()}

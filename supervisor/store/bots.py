@@ -1,0 +1,123 @@
+"""What the ledger does with bots, each in few statements, on the connection that it is given."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Collection
+from typing import Any
+
+from peewee import SQL, IntegrityError, SqliteDatabase
+
+from supervisor import errors, model
+from supervisor.store import tables
+from supervisor.store.tables import Bot
+
+_REMEMBERED = Bot.forgotten_at.is_null()
+
+
+def create(db: SqliteDatabase, new: model.NewBot, idempotency_key: str | None) -> tuple[model.Bot, bool]:
+    """The bot that was made with the key, be it forgotten or not, or else a new one; and whether it is new."""
+    if idempotency_key is not None:
+        for bot in _values(db, Bot.idempotency_key == idempotency_key):
+            return bot, False
+    return insert(db, new, idempotency_key), True
+
+
+def insert(db: SqliteDatabase, new: model.NewBot, idempotency_key: str | None = None) -> model.Bot:
+    """Make a bot, with a process wanted and none yet. Raises `NameTaken`."""
+    bot = model.Bot(
+        bot_id=0,
+        kind=new.kind,
+        params=new.params,
+        name=new.name,
+        labels=new.labels,
+        restart=new.restart,
+        grace_s=new.grace_s,
+        goal=model.Goal.UP,
+        state=model.State.STARTING,
+        reason="asked to start",
+        restarts=0,
+        created_at=model.now_us(),
+    )
+    row = {
+        "kind": bot.kind,
+        "params": bot.params,
+        "name": bot.name,
+        "labels": bot.labels,
+        "restart": dataclasses.asdict(bot.restart),
+        "grace_s": bot.grace_s,
+        "goal": bot.goal,
+        "state": bot.state,
+        "reason": bot.reason,
+        "restarts": bot.restarts,
+        "created_at": bot.created_at,
+        "idempotency_key": idempotency_key,
+    }
+    try:
+        bot_id = tables.insert(db, Bot, row)
+    except IntegrityError as error:
+        if "bot.name" not in str(error):
+            raise
+        raise errors.NameTaken(f"another bot has the name {new.name!r}") from error
+    return dataclasses.replace(bot, bot_id=bot_id)
+
+
+def count_restarts(db: SqliteDatabase, bot_id: int, restarts: int) -> None:
+    tables.update(db, Bot, bot_id, {"restarts": restarts})
+
+
+def forget(db: SqliteDatabase, bot_id: int) -> None:
+    tables.update(db, Bot, bot_id, {"forgotten_at": model.now_us()}, where="forgotten_at IS NULL")
+
+
+def get(db: SqliteDatabase, bot_id: int) -> model.Bot | None:
+    return next(iter(_values(db, (Bot.bot_id == bot_id) & _REMEMBERED)), None)
+
+
+def listed(db: SqliteDatabase, query: model.BotQuery, exclude: Collection[int]) -> list[model.Bot]:
+    """The bots of a page, and one more if there is one more."""
+    wanted = _REMEMBERED & Bot.state.in_(list(query.states)) & (Bot.bot_id > query.after)
+    if query.kind is not None:
+        wanted &= Bot.kind == query.kind
+    if query.name is not None:
+        wanted &= Bot.name == query.name
+    for key, value in query.labels.items():
+        # Not json_extract: its path has no way to write every key.
+        label = "EXISTS (SELECT 1 FROM json_each(labels) AS label WHERE label.key = ? AND label.value = ?)"
+        wanted &= SQL(label, (tables.storable(key), tables.storable(value)))
+    if exclude:
+        # One value, because a statement cannot have as many as there may be bots.
+        wanted &= SQL("bot_id NOT IN (SELECT value FROM json_each(?))", (json.dumps(list(exclude)),))
+    return _values(db, wanted, limit=query.limit + 1)
+
+
+def to_settle(db: SqliteDatabase) -> list[model.Bot]:
+    """The bots that a start of the supervisor has to do something for: they are to run, or did when it ended."""
+    return _values(db, _REMEMBERED & ((Bot.goal == model.Goal.UP) | Bot.state.in_(list(model.ACTIVE))))
+
+
+def _values(db: SqliteDatabase, condition: Any, *, limit: int | None = None) -> list[model.Bot]:
+    return [_value(row) for row in db.execute(Bot.select().where(condition).order_by(Bot.bot_id).limit(limit))]
+
+
+def _value(row: tuple[Any, ...]) -> model.Bot:
+    """The value of a row with all the columns of the table."""
+    bot_id, kind, params, name, labels, restart, grace_s, goal, state, reason, restarts, created_at, last_exit, *_ = row
+    policy = json.loads(restart)
+    end = None if last_exit is None else json.loads(last_exit)
+    return model.Bot(
+        bot_id=bot_id,
+        kind=kind,
+        params=json.loads(params),
+        name=name,
+        labels=json.loads(labels),
+        restart=model.RestartPolicy(**{**policy, "policy": model.Policy(policy["policy"])}),
+        grace_s=grace_s,
+        goal=model.Goal(goal),
+        state=model.State(state),
+        reason=reason,
+        restarts=restarts,
+        created_at=created_at,
+        last_exit=end and model.LastExit(**{**end, "cause": model.Cause(end["cause"])}),
+    )

@@ -1,0 +1,228 @@
+"""The ledger as the rest of the supervisor sees it: values in, values out, no row and no SQL."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from peewee import PeeweeException, SqliteDatabase
+
+from supervisor import errors, model
+from supervisor.store import bots, events, file, runs
+from supervisor.store.writer import Writer, describe
+
+T = TypeVar("T")
+
+
+class Ledger:
+    """Every bot, every run and every event, in one SQLite file. Lives on one event loop; see `open`.
+
+    Writes are carried out in the order of the calls. There are two sorts:
+
+    * *Commands* may fail: they raise `LedgerUnavailable` while the database cannot be written. A command that is
+      queued is carried out even if its caller is cancelled.
+    * *Facts* have happened, so they do not fail. They are queued by the call itself; the future that it returns is
+      done once they are durable, and need not be awaited. While the database cannot be written they wait in memory,
+      and are written before anything later. What `close` cannot write is lost, and logged.
+
+    Reads see all writes that are done. They raise `LedgerUnavailable` if the file cannot be read.
+    """
+
+    def __init__(self, path: Path, reader: ThreadPoolExecutor, *, latest_event: int, busy_timeout_s: float) -> None:
+        self._reader = reader
+        self._reading = file.reading(path, busy_timeout_s=busy_timeout_s)
+        self._writer = Writer(file.writing(path), busy_timeout_s=busy_timeout_s)
+        self._event_ids = itertools.count(latest_event + 1)
+        self._closed = False
+
+    @classmethod
+    async def open(cls, path: Path, *, busy_timeout_s: float = 5.0) -> Ledger:
+        """Open the ledger, make it if there is none, and bring it to the newest schema.
+
+        Args:
+            busy_timeout_s: how long a write waits for a lock that another program holds.
+
+        Raises:
+            LedgerRefused: it is damaged, read-only, another program's or a newer version's; it is left untouched.
+        """
+        reader = ThreadPoolExecutor(1, thread_name_prefix="ledger-reader")
+        try:
+            latest_event = await asyncio.get_running_loop().run_in_executor(reader, file.prepare, path)
+        except BaseException:
+            reader.shutdown(wait=False)
+            raise
+        return cls(path, reader, latest_event=latest_event, busy_timeout_s=busy_timeout_s)
+
+    async def close(self, timeout_s: float = 2.0) -> None:
+        """Write what is queued, for at most `timeout_s`, and let go of the file, which is then complete by itself."""
+        self._closed = True
+        self._writer.close(timeout_s)
+        await self._in_reader(self._reading.close)
+        await self._in_reader(self._writer.join)
+        self._reader.shutdown()
+
+    @property
+    def outage(self) -> str | None:
+        """Why the database could not be written when last tried; None when it could."""
+        return self._writer.outage
+
+    @property
+    def queued(self) -> int:
+        """How many writes are not settled yet."""
+        return self._writer.queued
+
+    # Commands
+
+    async def create_bot(self, new: model.NewBot, *, idempotency_key: str | None = None) -> tuple[model.Bot, bool]:
+        """Make a bot whose process is wanted, or find the one that was made with the same key, be it forgotten by now.
+
+        Returns:
+            The bot, and whether it was made now.
+
+        Raises:
+            NameTaken: a bot that is not forgotten has this name.
+        """
+        return await self._writer.command(lambda db: bots.create(db, new, idempotency_key))
+
+    async def create_bots(self, news: Sequence[model.NewBot]) -> list[model.Bot]:
+        """Make all of these bots or, with an error, none. Raises as `create_bot`."""
+        return await self._writer.command(lambda db: [bots.insert(db, new) for new in news])
+
+    async def create_bot_and_run(
+        self, new: model.NewBot, *, started_at: int, idempotency_key: str | None = None
+    ) -> tuple[model.Bot, int | None, bool]:
+        """`create_bot`, `open_run` for its first run and the event of its start in one transaction.
+
+        Returns:
+            The bot, the id of its run (None if the bot was not made now), and whether the bot was made now.
+        """
+
+        def write(db: SqliteDatabase) -> tuple[model.Bot, int | None, bool]:
+            bot, created = bots.create(db, new, idempotency_key)
+            run_id = None
+            if created:
+                run_id = runs.insert(
+                    db, bot.bot_id, kind=bot.kind, params=bot.params, started_at=started_at, log_start=0
+                )
+                event = model.Event(
+                    event_id=event_id,
+                    at=started_at,
+                    bot_id=bot.bot_id,
+                    run_id=run_id,
+                    state=bot.state,
+                    goal=bot.goal,
+                    reason=bot.reason,
+                )
+                events.append(db, event)
+            return bot, run_id, created
+
+        # Drawn here, in the order in which the writes are queued.
+        event_id = next(self._event_ids)
+        return await self._writer.command(write)
+
+    async def open_run(
+        self, bot_id: int, *, kind: str, params: model.Params, started_at: int, log_start: int, restarts: int
+    ) -> int:
+        """Make the row of a run before its process is forked, and note the bot's number of restarts; the run's id."""
+
+        def write(db: SqliteDatabase) -> int:
+            bots.count_restarts(db, bot_id, restarts)
+            return runs.insert(db, bot_id, kind=kind, params=params, started_at=started_at, log_start=log_start)
+
+        return await self._writer.command(write)
+
+    async def forget_bot(self, bot_id: int) -> None:
+        """Hide the bot and free its name. Its runs stay, and its id is never used again."""
+        await self._writer.command(lambda db: bots.forget(db, bot_id))
+
+    # Facts
+
+    def set_identity(self, run_id: int, identity: model.Identity) -> asyncio.Future[None]:
+        """Say which process the run is."""
+        return self._writer.fact(lambda db: runs.identify(db, run_id, identity))
+
+    def set_ready(self, run_id: int, ready_at: int) -> asyncio.Future[None]:
+        """Say since when the run is ready."""
+        return self._writer.fact(lambda db: runs.mark_ready(db, run_id, ready_at))
+
+    def close_run(
+        self,
+        run_id: int,
+        *,
+        exit: model.Exit,
+        cause: model.Cause,
+        detail: str,
+        log_end: int | None,
+        last_lines: tuple[str, ...],
+    ) -> asyncio.Future[None]:
+        """Say how the run ended. A run that is closed already stays as it is."""
+        return self._writer.fact(
+            lambda db: runs.close(
+                db, run_id, exit=exit, cause=cause, detail=detail, log_end=log_end, last_lines=last_lines
+            )
+        )
+
+    def sweep_run(self, run_id: int, killed: int) -> asyncio.Future[None]:
+        """Raise the run's number of descendants that had to be killed, if it is lower, also after its end."""
+        return self._writer.fact(lambda db: runs.sweep(db, run_id, killed))
+
+    def record(
+        self,
+        bot_id: int,
+        run_id: int | None,
+        state: model.State,
+        goal: model.Goal,
+        reason: str,
+        at: int,
+        last_exit: model.LastExit | None = None,
+    ) -> tuple[model.Event, asyncio.Future[None]]:
+        """Say that a bot's state changed: an event with the next number, and the same in the row of the bot."""
+        event = model.Event(
+            event_id=next(self._event_ids), at=at, bot_id=bot_id, run_id=run_id, state=state, goal=goal, reason=reason
+        )
+        return event, self._writer.fact(lambda db: events.insert(db, event, last_exit))
+
+    # Reads
+
+    async def bot(self, bot_id: int) -> model.Bot | None:
+        """The bot, or None if there never was one or it is forgotten."""
+        return await self._read(lambda db: bots.get(db, bot_id))
+
+    async def bots(self, query: model.BotQuery, *, exclude: Collection[int] = ()) -> list[model.Bot]:
+        """The bots that fit, lowest id first, at most one more than `query.limit`."""
+        return await self._read(lambda db: bots.listed(db, query, exclude))
+
+    async def bots_to_settle(self) -> list[model.Bot]:
+        """The bots that are wanted up or in an active state, lowest id first."""
+        return await self._read(bots.to_settle)
+
+    async def open_runs(self) -> list[model.Run]:
+        """The runs whose end is not known, oldest first."""
+        return await self._read(runs.still_open)
+
+    async def run(self, run_id: int) -> model.Run | None:
+        """The run, or None if there is none with this id."""
+        return await self._read(lambda db: runs.get(db, run_id))
+
+    async def runs(self, query: model.RunQuery) -> model.Page[model.Run]:
+        """The runs that fit, oldest first."""
+        return await self._read(lambda db: runs.page(db, query))
+
+    async def latest_run(self, bot_id: int) -> model.Run | None:
+        """The bot's last run, or None if it has none."""
+        return await self._read(lambda db: runs.latest(db, bot_id))
+
+    async def _read(self, query: Callable[[SqliteDatabase], T]) -> T:
+        if self._closed:
+            raise errors.LedgerUnavailable("the ledger is closed")
+        try:
+            return await self._in_reader(lambda: query(self._reading))
+        except PeeweeException as error:
+            raise errors.LedgerUnavailable(f"the ledger cannot be read: {describe(error)}", retry_after_s=1) from error
+
+    async def _in_reader(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._reader, function)

@@ -1,0 +1,252 @@
+"""The one thread that writes to the ledger, in groups.
+
+Whatever is queued when the thread comes round is one transaction, and thus one fsync; each write has a savepoint of
+its own, so that one that fails does not undo its neighbours. An error of the database itself is an outage: the whole
+group is undone, its commands fail, its facts wait and are written before anything later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from peewee import PeeweeException, SqliteDatabase
+
+from supervisor import errors
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Write = Callable[[SqliteDatabase], T]
+
+GROUP = 256
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 1.0
+ASK_AGAIN_S = 0.1
+"""SQLite's own busy timeout on the writing connection. The thread asks again and again, so that it can be closed."""
+
+_OUTAGES = frozenset(
+    {
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_NOTADB,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Op:
+    write: Write[Any]
+    future: asyncio.Future[Any]
+    is_fact: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Outcome:
+    op: _Op
+    value: Any = None
+    error: Exception | None = None
+
+
+class Writer:
+    """Runs functions of a connection, one after the other, in a thread of its own. Made and called on the event loop.
+
+    Attributes:
+        queued: the writes that are not settled yet.
+        outage: why the database could not be written when last tried; None when it could.
+    """
+
+    def __init__(self, db: SqliteDatabase, *, busy_timeout_s: float) -> None:
+        self.queued = 0
+        self.outage: str | None = None
+        self._db = db
+        self._busy_timeout_s = busy_timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._queue: queue.SimpleQueue[_Op | None] = queue.SimpleQueue()
+        self._waiting: list[_Op] = []
+        self._closing_by: float | None = None
+        self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
+        self._thread.start()
+
+    def command(self, write: Write[T]) -> asyncio.Future[T]:
+        """Queue a write that may fail: with what it raises, or with `LedgerUnavailable`."""
+        return self._submit(write, is_fact=False)
+
+    def fact(self, write: Write[None]) -> asyncio.Future[None]:
+        """Queue a write that must not be lost. The future is done once it is durable."""
+        return self._submit(write, is_fact=True)
+
+    def close(self, timeout_s: float) -> None:
+        """Take nothing more, write what is queued within the limit, and end the thread. `join` waits for that."""
+        self._closing_by = time.monotonic() + timeout_s
+        self._queue.put(None)
+
+    def join(self) -> None:
+        """Wait for the thread to end; not on the event loop, which the thread still needs."""
+        self._thread.join()
+
+    def _submit(self, write: Write[Any], *, is_fact: bool) -> asyncio.Future[Any]:
+        op = _Op(write, self._loop.create_future(), is_fact)
+        self.queued += 1
+        if self._closing_by is None:
+            self._queue.put(op)
+        else:
+            self._resolve([_given_up(op, "the ledger is closed")])
+        return op.future
+
+    def _run(self) -> None:
+        pause_s = FIRST_PAUSE_S
+        while self._has_work():
+            group = self._collect(pause_s)
+            # What has waited goes first, and alone: a command too big for the disk must not hold it up for ever.
+            if self._write_waiting() and (not group or self._commit(group)):
+                pause_s = FIRST_PAUSE_S
+            else:
+                self._put_off(group)
+                pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
+        self._end()
+
+    def _has_work(self) -> bool:
+        if self._closing_by is None or not self._queue.empty():
+            return True
+        return self.outage is not None and time.monotonic() < self._closing_by
+
+    def _collect(self, pause_s: float) -> list[_Op]:
+        """Wait for writes and take them: at once, or, in an outage, whatever comes until the pause is over."""
+        ops: list[_Op | None] = []  # None, which comes when the writer is to close, ends a wait.
+        if self.outage is None:
+            ops.append(self._queue.get())
+        else:
+            resume_at = self._not_after_closing(time.monotonic() + pause_s)
+            with contextlib.suppress(queue.Empty):
+                while ops[-1:] != [None] and (left_s := resume_at - time.monotonic()) > 0:
+                    ops.append(self._queue.get(timeout=left_s))
+        while len(ops) < GROUP and not self._queue.empty():
+            ops.append(self._queue.get())
+        return [op for op in ops if op is not None]
+
+    def _not_after_closing(self, moment: float) -> float:
+        return moment if self._closing_by is None else min(moment, self._closing_by)
+
+    def _write_waiting(self) -> bool:
+        """End an outage, if it is over: write all that waited, or, if nothing did, anything at all."""
+        while self.outage is not None or self._waiting:
+            group = self._waiting[:GROUP]
+            if not self._commit(group):
+                return False
+            del self._waiting[: len(group)]
+        return True
+
+    def _put_off(self, group: Iterable[_Op]) -> None:
+        self._waiting += (op for op in group if op.is_fact)
+        self._settle([_given_up(op, f"the ledger cannot be written: {self.outage}") for op in group if not op.is_fact])
+
+    def _commit(self, group: Sequence[_Op]) -> bool:
+        """Carry the group out in one transaction and settle it; False if the database cannot be written."""
+        try:
+            self._db.connect(reuse_if_open=True)
+            self._begin()
+            outcomes = [self._apply(op) for op in group]
+            if not group:
+                self._db.execute_sql("PRAGMA user_version = 0")  # The smallest write there is.
+            self._db.commit()
+        except Exception as error:
+            # That undoes the transaction, and what comes next starts afresh.
+            self._db.close()
+            reason = describe(error)
+            if self.outage is None:
+                log.error("cannot write to the ledger: %s", reason, extra={"action": "ledger-outage"})
+            self.outage = reason
+            return False
+        if self.outage is not None:
+            log.warning("the ledger can be written again", extra={"action": "ledger-outage-over"})
+            self.outage = None
+        self._settle(outcomes)
+        return True
+
+    def _begin(self) -> None:
+        """Wait for the lock as long as the busy timeout; in an outage just ask."""
+        give_up_at = time.monotonic() + (self._busy_timeout_s if self.outage is None else 0)
+        while True:
+            try:
+                self._db.begin("IMMEDIATE")
+                return
+            except PeeweeException as error:
+                if code(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= self._not_after_closing(give_up_at):
+                    raise
+
+    def _apply(self, op: _Op) -> _Outcome:
+        self._db.execute_sql("SAVEPOINT op")
+        try:
+            value = op.write(self._db)
+        except Exception as error:
+            if code(error) in _OUTAGES:
+                raise
+            self._db.execute_sql("ROLLBACK TO op")
+            self._db.execute_sql("RELEASE op")
+            if op.is_fact:
+                # Only a bug can bring us here, and the facts behind this one are not to suffer from it.
+                log.error("a fact cannot be written and is dropped", exc_info=error, extra={"action": "ledger-drop"})
+                return _Outcome(op)
+            return _Outcome(op, error=error)
+        self._db.execute_sql("RELEASE op")
+        return _Outcome(op, value)
+
+    def _end(self) -> None:
+        if self._waiting:
+            self._settle([_given_up(op, f"the ledger cannot be written: {self.outage}") for op in self._waiting])
+        # Where the checkpoint cannot be made, the next to open the ledger makes it.
+        with contextlib.suppress(PeeweeException):
+            self._db.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._db.close()
+
+    def _settle(self, outcomes: Sequence[_Outcome]) -> None:
+        # A loop that is closed has nobody left who waits.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._resolve, outcomes)
+
+    def _resolve(self, outcomes: Sequence[_Outcome]) -> None:
+        self.queued -= len(outcomes)
+        for outcome in outcomes:
+            if outcome.op.future.done():
+                continue  # Nobody waits for it any more.
+            if outcome.error is not None:
+                outcome.op.future.set_exception(outcome.error)
+            else:
+                outcome.op.future.set_result(outcome.value)
+
+
+def _given_up(op: _Op, reason: str) -> _Outcome:
+    """How an operation ends that is not carried out: a command fails, a fact is lost, and the log says so."""
+    if op.is_fact:
+        log.error("a fact is lost: %s", reason, extra={"action": "ledger-drop"})
+        return _Outcome(op)
+    return _Outcome(op, error=errors.LedgerUnavailable(reason, retry_after_s=1))
+
+
+def code(error: Exception) -> int:
+    """SQLite's primary result code behind an error of Peewee; 0 if there is none."""
+    result: int = getattr(getattr(error, "orig", None), "sqlite_errorcode", 0)
+    return result & 0xFF
+
+
+def describe(error: Exception) -> str:
+    """An error of Peewee in SQLite's words, such as "database is locked (SQLITE_BUSY)"."""
+    name = getattr(getattr(error, "orig", None), "sqlite_errorname", type(error).__name__)
+    return f"{error} ({name})"

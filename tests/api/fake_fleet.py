@@ -1,0 +1,282 @@
+"""A fleet in memory: it answers as the real one does, with no process, no ledger and no waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from supervisor import errors, model, params, settings
+from supervisor.fleet import Wait
+
+BEGAN = 1_712_438_975_499_784
+"""2024-04-06T21:29:35.499784Z, in microseconds."""
+
+PARAMETERS: dict[str, list[dict[str, Any]]] = {
+    "counter": [{"name": "start_number", "type": "int", "required": False, "default": 0}],
+    "stubborn": [],
+    "broken": [],
+}
+
+
+class FakeFleet:
+    """Of kind `stubborn` nothing can be stopped, of kind `broken` nothing can be started."""
+
+    def __init__(self) -> None:
+        self.kinds_ = {name: settings.Kind(target=f"bots:{name}") for name in PARAMETERS}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything, and be well."""
+        self.bots: dict[int, model.BotView] = {}
+        self.runs_: list[model.Run] = []
+        self.keys: dict[str, int] = {}
+        self.signals: list[tuple[int, int]] = []
+        self.waited: list[Wait | bool] = []
+        self.graces: list[float | None] = []
+        self.made: list[model.NewBot] = []
+        self.checks: dict[str, str | None] = {"ledger": None}
+        self.log = b"12\n13\n"
+        self.bug: Exception | None = None
+        self.shutting_down = False
+        self.may_finish = asyncio.Event()
+        self.may_finish.set()
+
+    # ---- commands
+
+    async def create(
+        self, new: model.NewBot, *, idempotency_key: str | None = None, wait: Wait
+    ) -> tuple[model.BotView, bool]:
+        self.waited.append(wait)
+        if self.shutting_down:
+            raise errors.ShuttingDown
+        if idempotency_key in self.keys:
+            return self.bots[self.keys[idempotency_key]], False
+        if new.name is not None and any(bot.name == new.name for bot in self.bots.values()):
+            raise errors.NameTaken(f"there is a bot {new.name!r} already")
+        if new.kind == "broken":
+            raise errors.SpawnFailed("cannot fork: no memory")
+        self.made.append(new)
+        bot_id = len(self.bots) + 1
+        if idempotency_key is not None:
+            self.keys[idempotency_key] = bot_id
+        self.bots[bot_id] = self._up(
+            model.BotView(
+                bot_id=bot_id,
+                name=new.name,
+                kind=new.kind,
+                params=new.params,
+                labels=new.labels,
+                restart=new.restart,
+                grace_s=new.grace_s,
+                goal=model.Goal.UP,
+                state=model.State.STOPPED,
+                reason="",
+                pid=None,
+                run_id=None,
+                started_at=None,
+                ready_at=None,
+                uptime_s=None,
+                restarts=0,
+                next_start_at=None,
+                cpu_percent=None,
+                rss_bytes=None,
+                threads=None,
+                descendants=None,
+                heartbeat_age_s=None,
+                status=None,
+                last_exit=None,
+            )
+        )
+        return self.bots[bot_id], True
+
+    async def start(self, bot_id: int, *, wait: bool = True) -> model.BotView:
+        self.waited.append(wait)
+        bot = await self.view(bot_id)
+        if bot.pid is None:
+            self.bots[bot_id] = self._up(bot)
+        return self.bots[bot_id]
+
+    async def stop(self, bot_id: int, *, grace_s: float | None = None, wait: bool = True) -> model.BotView:
+        self.waited.append(wait)
+        self.graces.append(grace_s)
+        bot = await self.view(bot_id)
+        if bot.kind == "stubborn":
+            raise errors.StillAlive(f"bot {bot_id} is still killing: it sleeps in the kernel", bot_id=bot_id)
+        self.bots[bot_id] = self._down(bot)
+        return self.bots[bot_id]
+
+    async def restart(self, bot_id: int, *, grace_s: float | None = None, wait: bool = True) -> model.BotView:
+        await self.stop(bot_id, grace_s=grace_s, wait=wait)
+        return await self.start(bot_id, wait=wait)
+
+    async def delete(self, bot_id: int) -> None:
+        await self.stop(bot_id)
+        del self.bots[bot_id]
+
+    async def signal(self, bot_id: int, signum: int) -> None:
+        if (await self.view(bot_id)).pid is None:
+            raise errors.NoProcess(bot_id=bot_id)
+        self.signals.append((bot_id, signum))
+
+    async def shutdown(self, grace_s: float) -> None:
+        self.shutting_down = True
+        await self.may_finish.wait()
+        for bot in list(self.bots.values()):
+            self.bots[bot.bot_id] = self._down(bot)
+
+    # ---- looking
+
+    async def view(self, bot_id: int) -> model.BotView:
+        if self.bug is not None:
+            raise self.bug
+        if bot_id not in self.bots:
+            raise errors.UnknownBot(f"there is no bot {bot_id}", bot_id=bot_id)
+        return self.bots[bot_id]
+
+    async def list(self, query: model.BotQuery) -> model.Page[model.BotView]:
+        found = [
+            bot
+            for bot in self.bots.values()
+            if bot.bot_id > query.after
+            and bot.state in query.states
+            and query.kind in (None, bot.kind)
+            and query.name in (None, bot.name)
+            and query.labels.items() <= bot.labels.items()
+        ]
+        page = found[: query.limit]
+        return model.Page(page, page[-1].bot_id if len(found) > len(page) else None)
+
+    async def run(self, run_id: int) -> model.Run:
+        if not 1 <= run_id <= len(self.runs_):
+            raise errors.UnknownRun(f"there is no run {run_id}")
+        return self.runs_[run_id - 1]
+
+    async def runs(self, query: model.RunQuery) -> model.Page[model.Run]:
+        found = [
+            run
+            for run in self.runs_
+            if run.run_id > query.after
+            and query.bot_id in (None, run.bot_id)
+            and query.kind in (None, run.kind)
+            and (not query.causes or run.cause in query.causes)
+            and (query.since is None or run.started_at >= query.since)
+            and (query.until is None or run.started_at < query.until)
+        ]
+        page = found[: query.limit]
+        return model.Page(page, page[-1].run_id if len(found) > len(page) else None)
+
+    async def log_tail(self, bot_id: int, *, lines: int, run_id: int | None = None) -> bytes:
+        await self.view(bot_id)
+        return b"".join(self.log.splitlines(keepends=True)[-lines:])
+
+    def health(self) -> Mapping[str, str | None]:
+        return self.checks
+
+    # ---- kinds
+
+    def defaults(self, kind: str) -> settings.Kind:
+        if kind not in self.kinds_:
+            raise errors.UnknownKind(f"there is no kind {kind!r}")
+        return self.kinds_[kind]
+
+    async def check_params(self, kind: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.defaults(kind)
+        return params.check(kind, PARAMETERS[kind], given)
+
+    def kind(self, name: str) -> model.KindView:
+        spec = self.defaults(name)
+        return model.KindView(
+            name=name,
+            target=spec.target,
+            description=spec.description,
+            params_schema=params.schema(name, PARAMETERS[name]),
+            restart=spec.restart_policy,
+            grace_s=spec.grace_s,
+            start_timeout_s=spec.start_timeout_s,
+            warm=True,
+            reason="warm",
+            zygote_pid=7,
+            import_s=0.1,
+            rss_bytes=10_000_000,
+        )
+
+    def kinds(self) -> Sequence[model.KindView]:
+        return [self.kind(name) for name in sorted(self.kinds_)]
+
+    # ---- what becomes of a bot
+
+    def _up(self, bot: model.BotView) -> model.BotView:
+        run_id = len(self.runs_) + 1
+        pid = 1000 + run_id
+        at = BEGAN + 1_000_000 * (run_id - 1)
+        self.runs_.append(
+            model.Run(
+                run_id=run_id,
+                bot_id=bot.bot_id,
+                kind=bot.kind,
+                params=bot.params,
+                identity=model.Identity(pid=pid, start_ticks=1, inode=1, boot_id="b"),
+                started_at=at,
+                ready_at=at + 1,
+                ended_at=None,
+                exit_code=None,
+                signal=None,
+                cause=None,
+                detail="",
+                cpu_seconds=None,
+                max_rss_bytes=None,
+                descendants_killed=0,
+                log_start=100,
+                log_end=None,
+            )
+        )
+        return dataclasses.replace(
+            bot,
+            goal=model.Goal.UP,
+            state=model.State.RUNNING,
+            reason="it said that it is ready",
+            pid=pid,
+            run_id=run_id,
+            started_at=at,
+            ready_at=at + 1,
+            uptime_s=1.5,
+            cpu_percent=0.5,
+            rss_bytes=2_000_000,
+            threads=1,
+            descendants=0,
+        )
+
+    def _down(self, bot: model.BotView) -> model.BotView:
+        if bot.run_id is None:
+            return bot
+        run = self.runs_[bot.run_id - 1]
+        ended_at = run.started_at + 500_000
+        self.runs_[bot.run_id - 1] = dataclasses.replace(
+            run,
+            ended_at=ended_at,
+            exit_code=0,
+            cause=model.Cause.STOPPED,
+            detail="was stopped (exit code 0)",
+            cpu_seconds=0.25,
+            max_rss_bytes=3_000_000,
+            log_end=160,
+            last_lines=("12", "13"),
+        )
+        return dataclasses.replace(
+            bot,
+            goal=model.Goal.DOWN,
+            state=model.State.STOPPED,
+            reason="was stopped (exit code 0)",
+            pid=None,
+            run_id=None,
+            started_at=None,
+            ready_at=None,
+            uptime_s=None,
+            cpu_percent=None,
+            rss_bytes=None,
+            threads=None,
+            descendants=None,
+            last_exit=model.LastExit(exit_code=0, signal=None, cause=model.Cause.STOPPED, at=ended_at),
+        )

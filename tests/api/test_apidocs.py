@@ -1,0 +1,77 @@
+"""Swagger UI, in a real browser that reaches no other host."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.api.conftest import Api
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
+
+
+def look(browser: Browser, url: str, then: Callable[[Page], None]) -> tuple[list[str], list[str]]:
+    """Opens a page and looks at it; what it complained of, and all that it asked for."""
+    page = browser.new_page()
+    complaints: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type != "log" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("requestfailed", lambda request: complaints.append(f"failed: {request.url}"))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(url)
+    then(page)
+    page.close()
+    return complaints, asked
+
+
+@needs_browser
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("path", ["/apidocs", "/apidocs/", "/"])
+def test_every_operation_is_listed(api: Api, path: str) -> None:
+    document = api.client.get("/openapi.json").json()
+    operations = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    shown: set[tuple[str, str]] = set()
+
+    def read(page: Page) -> None:
+        blocks = page.locator(".opblock-summary")
+        expect(blocks).to_have_count(len(operations))
+        for block in blocks.all():
+            expect(block).to_be_visible()
+            path = block.locator(".opblock-summary-path").get_attribute("data-path") or ""
+            shown.add((block.locator(".opblock-summary-method").inner_text(), path))
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"],
+        )
+        complaints, asked = look(browser, api.url + path, read)
+        browser.close()
+    assert shown == operations
+    assert complaints == []
+    assert [url for url in asked if not url.startswith((api.url + "/", "data:"))] == []
+
+
+@pytest.mark.parametrize("path", ["/apidocs", "/apidocs/"])
+def test_the_page_needs_nothing_else(api: Api, path: str) -> None:
+    page = api.client.get(path)
+    assert page.headers["content-type"].startswith("text/html")
+    assert "http://" not in page.text
+    assert "https://" not in page.text
+    for asset, media_type in (
+        ("swagger-ui-bundle.js", "text/javascript"),
+        ("swagger-ui.css", "text/css"),
+        ("apidocs.js", "text/javascript"),
+    ):
+        assert f"/apidocs/assets/{asset}" in page.text
+        response = api.client.get(f"/apidocs/assets/{asset}")
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith(media_type)
+        again = api.client.get(f"/apidocs/assets/{asset}", headers={"If-None-Match": response.headers["etag"]})
+        assert again.status_code == 304

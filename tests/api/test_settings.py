@@ -1,0 +1,270 @@
+"""Settings and the command line: where values come from, and how a wrong one is refused."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from supervisor import __version__, cli, errors, model, settings
+
+
+@pytest.fixture(autouse=True)
+def environ(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in list(os.environ):
+        if name.startswith(settings.PREFIX):
+            monkeypatch.delenv(name)
+    return monkeypatch
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return tmp_path / "config.toml"
+
+
+def refusal(flags: dict[str, Any] | None = None) -> str:
+    with pytest.raises(errors.SettingsRefused) as refused:
+        settings.read(flags or {})
+    assert "\n" not in refused.value.detail
+    return refused.value.detail
+
+
+# ---- where values come from
+
+
+def test_defaults() -> None:
+    chosen = settings.read({})
+    assert (chosen.host, chosen.port, chosen.data_dir) == ("127.0.0.1", 8000, Path.cwd() / "data")
+    assert (chosen.log_limit_bytes, chosen.shutdown_s, chosen.grace_s, chosen.start_timeout_s) == (
+        10 * 2**20,
+        5,
+        10,
+        30,
+    )
+    assert (chosen.admin_token, chosen.read_token, chosen.trusted_network) == (None, None, False)
+    assert list(chosen.kinds) == ["counter"]
+
+
+def test_flags_then_environment_then_file_then_defaults(environ: pytest.MonkeyPatch, config: Path) -> None:
+    config.write_text('port = 1\nlog_level = "error"\ngrace_s = 1\n')
+    environ.setenv("BOT_SUPERVISOR_CONFIG", str(config))
+    environ.setenv("BOT_SUPERVISOR_PORT", "2")
+    environ.setenv("BOT_SUPERVISOR_LOG_LEVEL", "debug")
+    environ.setenv("BOT_SUPERVISOR_HOST", "")
+    chosen = settings.read({"port": "3"})
+    assert (chosen.port, chosen.log_level, chosen.grace_s, chosen.host) == (3, "debug", 1, "127.0.0.1")
+
+
+def test_lists_are_written_with_commas(environ: pytest.MonkeyPatch, config: Path) -> None:
+    environ.setenv("BOT_SUPERVISOR_ALLOWED_HOSTS", "a.example, b.example")
+    assert settings.read({}).allowed_hosts == ["a.example", "b.example"]
+    assert settings.read({"allowed_hosts": "c.example"}).allowed_hosts == ["c.example"]
+    environ.delenv("BOT_SUPERVISOR_ALLOWED_HOSTS")
+    config.write_text('allowed_hosts = ["d.example"]')
+    assert settings.read({"config": str(config)}).allowed_hosts == ["d.example"]
+
+
+def test_kinds(environ: pytest.MonkeyPatch, config: Path) -> None:
+    config.write_text("""
+        grace_s = 2
+        [kinds.trader]
+        target = "bots.trader:main"
+        path = ["bots"]
+        env = {A = "b"}
+        start_timeout_s = 1.5
+        [kinds.trader.restart]
+        policy = "always"
+        max_restarts = 9
+    """)
+    kinds = settings.read({"config": str(config)}).kinds
+    trader, counter = kinds["trader"], kinds["counter"]
+    assert (trader.target, trader.path, trader.env) == ("bots.trader:main", (Path.cwd() / "bots",), {"A": "b"})
+    assert (trader.grace_s, trader.start_timeout_s) == (2, 1.5)
+    assert trader.restart_policy == model.RestartPolicy(policy=model.Policy.ALWAYS, max_restarts=9)
+    assert (counter.target, counter.grace_s, counter.start_timeout_s) == ("botproc.counter:main", 2, 30)
+
+    environ.setenv("BOT_SUPERVISOR_KINDS", json.dumps({"counter": {"target": "mine:main"}}))
+    assert {name: kind.target for name, kind in settings.read({}).kinds.items()} == {"counter": "mine:main"}
+
+
+# ---- tokens
+
+
+def test_tokens_leave_the_environment(environ: pytest.MonkeyPatch) -> None:
+    environ.setenv("BOT_SUPERVISOR_ADMIN_TOKEN", "aaa")
+    environ.setenv("bot_supervisor_read_token", "rrr")
+    chosen = settings.read({})
+    assert chosen.admin_token
+    assert chosen.read_token
+    assert (chosen.admin_token.get_secret_value(), chosen.read_token.get_secret_value()) == ("aaa", "rrr")
+    assert not [name for name in os.environ if "TOKEN" in name.upper() and name.upper().startswith(settings.PREFIX)]
+    assert "aaa" not in repr(chosen)
+
+
+def test_tokens_from_a_file(environ: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text('admin = "aaa"\nread = "rrr"\n')
+    file.chmod(0o600)
+    chosen = settings.read({"token_file": str(file)})
+    assert chosen.admin_token
+    assert chosen.admin_token.get_secret_value() == "aaa"
+    environ.setenv("BOT_SUPERVISOR_ADMIN_TOKEN", "env")
+    chosen = settings.read({"token_file": str(file)})
+    assert chosen.admin_token
+    assert chosen.admin_token.get_secret_value() == "env"
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "words"),
+    [
+        ('admin = "a"', 0o640, "chmod 600"),
+        ('admin = "a"', 0o604, "chmod 600"),
+        ('admin = "a"\nuser = "b"', 0o600, "must have the lines"),
+        ("admin = 1", 0o600, "must have the lines"),
+        ("", 0o600, "must have the lines"),
+        ("aaa", 0o600, "is not TOML"),
+        ('admin = ""', 0o600, "neither empty"),
+        ('admin = "a b"', 0o600, "neither empty"),
+        ('admin = "ä"', 0o600, "visible ASCII"),
+        ('read = "a"', 0o600, "no admin token"),
+        ('admin = "a"\nread = "a"', 0o600, "must differ"),
+    ],
+)
+def test_token_files_that_are_refused(tmp_path: Path, text: str, mode: int, words: str) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(text)
+    file.chmod(mode)
+    assert words in refusal({"token_file": str(file)})
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "bots.example"])
+def test_no_wide_address_without_a_token(environ: pytest.MonkeyPatch, host: str) -> None:
+    line = refusal({"host": host})
+    assert f"cannot listen on {host}" in line
+    assert "secrets.token_urlsafe" in line
+    assert settings.read({"host": host, "trusted_network": True}).host == host
+    environ.setenv("BOT_SUPERVISOR_ADMIN_TOKEN", "aaa")
+    assert settings.read({"host": host}).host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_loopback_needs_no_token(host: str) -> None:
+    assert settings.read({"host": host}).host == host
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("port = ", "is not TOML"),
+        ("prt = 1", "prt: there is no such setting"),
+        ("port = 70000", "port: "),
+        ('admin_token = "a"', "admin_token: "),
+        ('config = "other"', "config: "),
+        ("kinds = 3", "kinds: "),
+        ("[kinds.x]", "kinds.x.target: "),
+        ('[kinds.x]\ntarget = "no colon"', "kinds.x.target: "),
+        ('[kinds.x]\ntarget = "a:b"\nnope = 1', "kinds.x.nope: "),
+        ('[kinds.x]\ntarget = "a:b"\ngrace_s = "3"', "kinds.x.grace_s: "),
+        ('[kinds.x]\ntarget = "a:b"\nrestart.policy = "x"', "kinds.x.restart.policy: "),
+        ('[kinds."a b"]\ntarget = "a:b"', "kinds.a b."),
+        ("shutdown_s = 8", "shutdown_s: "),
+    ],
+)
+def test_files_that_are_refused(config: Path, text: str, where: str) -> None:
+    config.write_text(text)
+    line = refusal({"config": str(config)})
+    assert line.startswith(f"{config}: ")
+    assert where in line
+
+
+def test_files_that_cannot_be_read(config: Path, tmp_path: Path) -> None:
+    assert refusal({"config": str(config)}) == f"{config}: cannot be read: No such file or directory"
+    assert "Is a directory" in refusal({"config": str(tmp_path)})
+    config.write_bytes(b"\xff")
+    assert "is not TOML" in refusal({"config": str(config)})
+
+
+def test_the_source_of_a_wrong_value_is_named(environ: pytest.MonkeyPatch) -> None:
+    assert refusal({"log_limit_bytes": "1"}).startswith("--log-limit-bytes: ")
+    environ.setenv("BOT_SUPERVISOR_PORT", "x")
+    assert refusal().startswith("BOT_SUPERVISOR_PORT: ")
+    environ.delenv("BOT_SUPERVISOR_PORT")
+    environ.setenv("BOT_SUPERVISOR_KINDS", "{")
+    assert "JSON" in refusal()
+    environ.delenv("BOT_SUPERVISOR_KINDS")
+    environ.setenv("BOT_SUPERVISOR_PRT", "1")
+    assert refusal() == "BOT_SUPERVISOR_PRT: there is no such setting"
+
+
+# ---- the command line
+
+
+def run(*argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "supervisor", *argv], capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def test_help_describes_every_flag_and_no_token() -> None:
+    shown = run("--help")
+    assert shown.returncode == 0
+    assert len(shown.stdout.splitlines()) < 60
+    for name, field in settings.Flags.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in shown.stdout
+        assert field.description
+    assert "--admin-token" not in shown.stdout
+    assert "--read-token" not in shown.stdout
+    assert "--kinds" not in shown.stdout
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"bot-supervisor {__version__}\n"
+
+
+@pytest.mark.parametrize("argv", [["--admin-token", "sesame"], ["--admin-token=sesame"], ["--read_token", "sesame"]])
+def test_a_token_has_no_flag(argv: list[str]) -> None:
+    refused = run(*argv)
+    assert refused.returncode == 2
+    assert len(refused.stderr.splitlines()) == 1
+    assert "argv" in refused.stderr
+    assert "sesame" not in refused.stderr
+
+
+@pytest.mark.parametrize("argv", [["--port", "x"], ["--host", "0.0.0.0"], ["--config", "/nowhere"]])
+def test_a_refusal_is_one_line(argv: list[str]) -> None:
+    refused = run(*argv)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    [line] = refused.stderr.splitlines()
+    assert line.startswith("bot-supervisor: ")
+
+
+def test_a_token_may_be_part_of_a_path(tmp_path: Path) -> None:
+    assert "cannot be read" in run(f"--config={tmp_path}/token").stderr
+
+
+def test_an_unknown_flag() -> None:
+    refused = run("--nope")
+    assert refused.returncode == 2
+    assert "Traceback" not in refused.stderr
+
+
+def test_the_namesake_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: name)
+    assert cli.main([]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "the distribution 'supervisor'" in line
+
+
+def test_the_main_module_imports_nothing_heavy() -> None:
+    heavy = "('pydantic', 'fastapi', 'asyncio')"
+    code = f"import supervisor.__main__, sys; print([m for m in sys.modules if m.startswith({heavy})])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

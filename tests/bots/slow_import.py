@@ -1,0 +1,7 @@
+import time
+
+time.sleep(60)
+
+
+async def main() -> None:
+    pass

@@ -1,0 +1,4 @@
+"""Says something and cannot be imported."""
+
+print("about to fail")
+raise LookupError("no such market")

@@ -1,0 +1,68 @@
+"""The README names what there is, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import cast
+
+from botproc import wire
+from supervisor.api import routes
+from supervisor.fleet import Fleet
+from supervisor.model import Cause, State
+from supervisor.settings import Flags, Kind
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def section(title: str) -> str:
+    """The text below a heading, up to the next one."""
+    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def test_every_setting_and_its_default() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `?([^|`]*)`? ?\|", section("Settings"), re.M)
+    assert [name for name, _ in rows] == list(Flags.model_fields)
+    for name, told in rows:
+        default = Flags.model_fields[name].default
+        shown = "" if default in (None, []) else str(default).lower() if isinstance(default, bool) else str(default)
+        assert told.strip() == shown.removesuffix(".0"), name
+
+
+def test_every_field_of_a_kind() -> None:
+    text = section("Settings").partition("A kind has")[2].partition("Tokens")[0]
+    assert set(re.findall(r"`(\w+)`", text)) == set(Kind.model_fields)
+
+
+def test_every_route() -> None:
+    table = routes.table(cast(Fleet, None))
+    there = {f"{row.method} {row.path}" for rows in table.values() for row in rows} | {"GET /openapi.json"}
+    there = {route for route in there if "assets" not in route}
+    assert set(re.findall(r"`((?:GET|POST|DELETE) /[^`?]*)`", section("API"))) == there
+
+
+def test_every_cause_and_state() -> None:
+    causes = section("API").partition("one of these causes")[2].partition("A bot is started again")[0]
+    assert set(re.findall(r"`([a-z-]+)`", causes)) == set(Cause)
+    states = section("Words").partition("A bot is `starting`")
+    assert set(re.findall(r"`([a-z]+)`", states[1] + states[2])) == set(State)
+
+
+def test_every_exit_code_of_ours() -> None:
+    named = {wire.EXIT_LOCKED, wire.EXIT_UNUSABLE}
+    assert set(wire.PERMANENT_EXITS) == named
+    text = section("Bots of your own").partition("Exit codes")[2]
+    assert {int(code) for code in re.findall(r"\b(\d{3})\b", text)} == named
+
+
+def test_the_files_to_read_are_there() -> None:
+    files = re.findall(r"`((?:supervisor|botproc)/[\w/]+\.py)`", section("Read the code"))
+    assert len(files) == 9
+    assert all((ROOT / file).is_file() for file in files)
+
+
+def test_every_target_of_make() -> None:
+    named = set(re.findall(r"^make (\w+)", README, re.M))
+    assert named <= set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M))
+    assert {"run", "test", "check"} <= named

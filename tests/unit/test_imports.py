@@ -1,0 +1,87 @@
+"""Imports go down only."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FILES = [*sorted((ROOT / "supervisor").rglob("*.py")), *sorted((ROOT / "botproc").rglob("*.py"))]
+
+ROOMS = [
+    ("supervisor.__main__",),
+    ("supervisor.cli",),
+    ("supervisor.api",),
+    ("supervisor.fleet",),
+    ("supervisor.actor",),
+    ("supervisor.engine", "supervisor.store", "supervisor.logs", "supervisor.params", "supervisor.migrations"),
+    ("supervisor.settings",),
+    ("supervisor.restart",),
+    ("supervisor.lifecycle",),
+    ("supervisor.model", "supervisor.errors"),
+    ("botproc",),
+]
+"""From the top of the house down."""
+
+
+def module_of(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_of(file: Path) -> Iterator[str]:
+    """The modules of ours that a file imports, those of `from supervisor import errors` by their full names."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                below = ROOT.joinpath(*node.module.split("."), alias.name)
+                is_module = below.is_dir() or below.with_suffix(".py").exists()
+                yield f"{node.module}.{alias.name}" if is_module else node.module
+
+
+def floor_of(module: str) -> int | None:
+    """How far down a module is; None for what is not ours, and for the empty top of the package."""
+    for number, room in enumerate(ROOMS):
+        if f"{module}.".startswith(tuple(f"{name}." for name in room)):
+            return number
+    return None
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_of)
+def test_imports_go_down_only(file: Path) -> None:
+    own = floor_of(module_of(file))
+    if own is None:
+        assert module_of(file) == "supervisor", "a module in no room"
+        return
+    for name in imports_of(file):
+        there = floor_of(name)
+        assert there is None or there >= own, f"{module_of(file)} imports {name}, which is above it"
+
+
+def test_botproc_stands_alone() -> None:
+    for file in (ROOT / "botproc").rglob("*.py"):
+        assert not [name for name in imports_of(file) if name.startswith("supervisor")], file
+
+
+def test_only_the_composition_root_names_an_engine() -> None:
+    users = {module_of(file) for file in FILES if "supervisor.engine.local" in imports_of(file)}
+    assert users == {"supervisor.api.app"}
+
+
+def test_above_the_engine_nobody_knows_how_processes_are_made() -> None:
+    for file in FILES:
+        module = module_of(file)
+        if module == "supervisor.api.app" or module.startswith(("supervisor.engine", "botproc")):
+            continue
+        below = {name for name in imports_of(file) if name.startswith(("supervisor.engine", "botproc"))}
+        # `kernel` is for the start of the program: the signals that it inherits.
+        allowed = {
+            "supervisor.engine.protocol",
+            "botproc.wire",
+            *(["botproc.kernel"] if module == "supervisor.cli" else []),
+        }
+        assert below <= allowed, f"{module} imports {below}"

@@ -1,0 +1,88 @@
+"""Kill -9 of the process that writes the ledger: nothing that it had been told is written may be missing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+from supervisor import model
+from supervisor.store import Ledger
+
+WRITER = textwrap.dedent(
+    """
+    import asyncio, os, pathlib, sys
+    from supervisor import model
+    from supervisor.store import Ledger
+
+    async def write(ledger):
+        new = model.NewBot(kind="counter", params={})
+        while True:
+            bot, run_id, _ = await ledger.create_bot_and_run(new, started_at=1)
+            os.write(1, f"run {run_id}\\n".encode())
+            event, written = ledger.record(bot.bot_id, run_id, model.State.EXITED, model.Goal.UP, "done", 1)
+            exit_ = model.Exit(exit_code=0, signal=None, ended_at=1, cpu_seconds=None, max_rss_bytes=None)
+            await ledger.close_run(
+                run_id, exit=exit_, cause=model.Cause.EXITED, detail="", log_end=None, last_lines=()
+            )
+            await written
+            os.write(1, f"event {event.event_id}\\n".encode())
+
+    async def main():
+        ledger = await Ledger.open(pathlib.Path(sys.argv[1]))
+        await asyncio.gather(*(write(ledger) for _ in range(20)))
+
+    asyncio.run(main())
+    """
+)
+
+
+def _written_before_death(path: Path, after_lines: int) -> list[list[str]]:
+    """The lines of a process that is killed when it has written that many."""
+    process = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+    watchdog = threading.Timer(20, process.kill)
+    watchdog.start()
+    lines = []
+    assert process.stdout is not None
+    with process:
+        for line in process.stdout:
+            lines.append(line)
+            if len(lines) == after_lines:
+                process.kill()
+    watchdog.cancel()
+    assert process.returncode == -signal.SIGKILL
+    assert len(lines) >= after_lines
+    if not lines[-1].endswith("\n"):
+        lines.pop()
+    return [line.split() for line in lines]
+
+
+def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    acknowledged: dict[str, set[int]] = {"run": set(), "event": set()}
+    for _ in range(10):
+        for what, number in _written_before_death(path, after_lines=random.randint(1, 400)):
+            assert int(number) not in acknowledged[what], "a number was given twice"
+            acknowledged[what].add(int(number))
+
+        async def check() -> None:
+            ledger = await Ledger.open(path)
+            await ledger.create_bot(model.NewBot(kind="counter", params={}))
+            await ledger.close()
+
+        asyncio.run(check())
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            assert acknowledged["run"] <= {run_id for (run_id,) in db.execute("SELECT run_id FROM run")}
+            assert acknowledged["event"] <= {event_id for (event_id,) in db.execute("SELECT event_id FROM event")}
+            # A bot was never written without its first run, nor an event without its bot's state.
+            first_runs = "SELECT count(*) FROM run JOIN bot USING (bot_id) WHERE bot.state = 'exited'"
+            assert db.execute(first_runs).fetchone() == db.execute("SELECT count(*) FROM event").fetchone()
+            assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            assert db.execute("PRAGMA foreign_key_check").fetchall() == []

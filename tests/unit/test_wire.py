@@ -1,0 +1,56 @@
+"""What the processes say to each other."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from botproc import wire
+
+MESSAGES: list[wire.Message] = [
+    wire.Spawn(run_id=1, bot_id=2, name="ü", labels={"a": "b"}, params={"n": [1]}, log_path="/l", lock_path="/k"),
+    wire.Ack(run_ids=[1, 2]),
+    wire.Quit(),
+    wire.Alive(run_id=1, bot_id=2, pid=3, start_ticks=4, inode=2**60),
+    wire.NotSpawned(run_id=1, errno=11, detail="fork"),
+    wire.Ended(
+        run_id=1,
+        exit_code=None,
+        signal=9,
+        ended_at=5,
+        cpu_seconds=0.5,
+        max_rss_bytes=6,
+        descendants_killed=0,
+        swept=True,
+    ),
+    wire.Hello(kind="k", pid=1, import_s=0.1, error="a\nb", threads=1, description="", params=[]),
+]
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda m: type(m).__name__)
+def test_there_and_back(message: wire.Message) -> None:
+    line = wire.encode(message)
+    assert line.count(b"\n") == 1
+    assert line.endswith(b"\n")
+    assert wire.decode(line) == message
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"[]", b"{}", b'{"type": "Nonsense"}', b'{"type": "Ack"}', b'{"type": "Ack", "x": 1}']
+)
+def test_what_is_no_message_is_refused(line: bytes) -> None:  # fmt: skip
+    with pytest.raises((ValueError, TypeError, AttributeError)):
+        wire.decode(line)
+
+
+@given(st.lists(st.binary().filter(lambda line: b"\n" not in line)), st.data())
+def test_lines_come_whole_however_they_are_cut(lines: list[bytes], data: st.DataObject) -> None:
+    stream = b"".join(line + b"\n" for line in lines)
+    cutter = wire.Lines()
+    found: list[bytes] = []
+    while stream:
+        n = data.draw(st.integers(1, len(stream)))
+        found += cutter.feed(stream[:n])
+        stream = stream[n:]
+    assert found == lines

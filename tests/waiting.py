@@ -1,0 +1,21 @@
+"""The only way in which a test waits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def wait_for(predicate: Callable[[], T], limit_s: float = 10.0, what: str = "") -> T:
+    """The first true answer of the predicate, asked again and again. Fails after `limit_s` seconds."""
+    deadline = time.monotonic() + limit_s
+    while True:
+        answer = predicate()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {limit_s:g} s: {what or predicate}")
+        time.sleep(0.005)
