@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -347,37 +346,6 @@ async def test_bots_are_found_though_supervisor_and_zygote_died(
         await bench.close()
 
 
-async def test_an_engine_that_is_only_let_go_of_leaves_its_zygotes_their_sockets(tmp_path: Path) -> None:
-    """As when an exception ends the supervisor: all tasks are cancelled, nothing is closed."""
-    script = """
-import asyncio, sys
-from pathlib import Path
-from tests.process.benches import LocalBench
-async def main():
-    bench = await LocalBench(Path(sys.argv[1])).open()
-    await bench.start("sleeps")
-    print(bench.engine.warmth("sleeps").pid, flush=True)
-asyncio.run(main())
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True
-    )
-    bench = await reopened(tmp_path)
-    try:
-        assert zygote_pid(bench, "sleeps") == int(done.stdout)
-        bench.engine.disown(())
-    finally:
-        await bench.close()
-        # The tests' process may be the subreaper that inherits it.
-        await until(lambda: _reap() and not psutil.pid_exists(int(done.stdout)))
-
-
-def _reap() -> bool:
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
-    return True
-
-
 # ---- identity
 
 
@@ -551,8 +519,9 @@ async def test_only_a_bots_own_process_speaks_for_it(bench: LocalBench) -> None:
         stranger.sendto(b"READY=1\nSTATUS=stolen", address)
         stranger.sendto(b"\xff\xfe=\0=\n=\nno equals sign", address)
         stranger.sendto(b"", address)
+        stranger.connect(address)
         with open("/dev/null") as null:
-            socket.send_fds(stranger, [b"STATUS=with a descriptor"], [null.fileno()], 0, address)
+            socket.send_fds(stranger, [b"STATUS=with a descriptor"], [null.fileno()])
     await bench.start("sleeps", 2)
     await until(lambda: len(bench.notes) == 2)
     assert [values for _, _, values in bench.notes] == [{"READY": "1"}] * 2

@@ -220,9 +220,9 @@ async def test_an_event_moves_the_bot(ledger: Ledger) -> None:
     later, written_later = ledger.record(bot.bot_id, None, State.STOPPED, Goal.DOWN, "asked to stop", 8)
     await asyncio.gather(written, written_later)
     assert event == model.Event(
-        event_id=1, at=7, bot_id=bot.bot_id, run_id=run_id, state=State.BACKOFF, goal=Goal.UP, reason="was killed"
+        event_id=2, at=7, bot_id=bot.bot_id, run_id=run_id, state=State.BACKOFF, goal=Goal.UP, reason="was killed"
     )
-    assert later.event_id == 2
+    assert later.event_id == 3
     read = await the_bot(ledger, bot.bot_id)
     assert (read.state, read.goal, read.reason, read.last_exit) == (
         State.STOPPED,
