@@ -130,6 +130,7 @@ class Actor:
         self._asked: Cause | None = None
         self._killed = False
         self._shutting_down = False
+        self._waits_for_ledger = False
         self._grace_s: float | None = None
         self._log_path = logs.log_path(around.log_dir, bot.bot_id)
         self._log_start = 0
@@ -326,6 +327,8 @@ class Actor:
                 self._step(Event.DEADLINE, f"did not end within the grace of {self.grace_s:g} s: SIGKILL")
             case State.KILLING:
                 self._step(Event.DEADLINE, "SIGKILL did not end the process: it hangs in the kernel, or is frozen")
+            case State.BACKOFF | State.FAILED if self._waits_for_ledger:
+                self._step(Event.DEADLINE, "starting again")
             case State.BACKOFF | State.FAILED:
                 self._restarts.append(self._loop.time())
                 self._step(Event.DEADLINE, "starting again", restarts=self.bot.restarts + 1)
@@ -362,6 +365,7 @@ class Actor:
                 self._deadline = now + self._around.start_timeout_s(self.bot.kind)
                 self._asked, self._killed, self._grace_s = None, False, None
                 self.spawn_error = None
+                self._waits_for_ledger = False
                 run_id, self.started_at = run or (None, now_us())
                 self._launching = asyncio.create_task(self._launch(run_id), name=f"launch bot-{self.bot.bot_id}")
             case State.RUNNING:
@@ -475,9 +479,8 @@ class Actor:
         )
         self.spawn_error = error
         if isinstance(error, errors.LedgerUnavailable) and self._asked is None:
-            # Not the bot's failure: it is not counted, and tried again until the ledger works.
-            if self._restarts:
-                self._restarts.pop()
+            # Not the bot's failure: no further try is counted, and there is one each second until the ledger works.
+            self._waits_for_ledger = True
             self._step(Event.GONE_RETRY, f"waits for the ledger: {error.detail}", delay_s=LEDGER_RETRY_S)
             return
         cause = self._asked or Cause.SPAWN_FAILED
