@@ -456,6 +456,8 @@ async def test_an_import_that_kills_the_zygote_fails_for_now(tmp_path: Path) -> 
         with pytest.raises(errors.SpawnFailed, match="ended") as failed:
             await bench.engine.warm("deadly")
         assert not failed.value.permanent
+        pid = bench.engine.warmth("deadly").pid
+        await until(lambda: pid is None or not psutil.pid_exists(pid))
     finally:
         await bench.close()
 
