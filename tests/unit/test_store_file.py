@@ -201,7 +201,7 @@ def test_a_read_only_file_system_is_refused(path: Path, tmp_path: Path) -> None:
         assert "is read-only; make it writable" in _refusal(disk / "ledger.db")
         assert "is read-only; make it writable" in _refusal(disk / "another.db")
     finally:
-        subprocess.run(["umount", disk], check=True)
+        subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 @pytest.fixture
