@@ -31,12 +31,14 @@ _TYPES: dict[str | None, Any] = {
 @lru_cache(maxsize=256)
 def _model(kind: str, described: str) -> type[pydantic.BaseModel]:
     fields: dict[str, Any] = {}
-    for parameter in json.loads(described):
+    for n, parameter in enumerate(json.loads(described)):
         type_ = _TYPES.get(parameter["type"], pydantic.JsonValue)
         default = parameter["default"]
         if not parameter["required"] and default is None:
             type_ |= None
-        fields[parameter["name"]] = (type_, ... if parameter["required"] else default)
+        # Under its own name one could hide what a model is made of: `schema`, `model_config`, `_private`.
+        field = pydantic.Field(... if parameter["required"] else default, alias=parameter["name"])
+        fields[f"p{n}"] = (type_, field)
     config = pydantic.ConfigDict(extra="forbid", title=f"parameters of {kind}")
     model: type[pydantic.BaseModel] = pydantic.create_model(kind, __config__=config, **fields)
     return model
@@ -49,7 +51,7 @@ def _of(kind: str, parameters: Sequence[Mapping[str, Any]]) -> type[pydantic.Bas
 def check(kind: str, parameters: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> Mapping[str, Any]:
     """The parameters, with defaults filled in. Raises BadParams."""
     try:
-        return _of(kind, parameters).model_validate(given).model_dump()
+        return _of(kind, parameters).model_validate(given).model_dump(by_alias=True)
     except pydantic.ValidationError as error:
         problems = [
             {"loc": ["body", "params", *e["loc"]], "msg": e["msg"], "type": e["type"]}

@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 _HELLO_S = 3.0
 """How long a zygote of an earlier supervisor has to name its bots; one with bots answers at once."""
 
+_REST = 10
+"""A zygote is made again by itself when it is at least so many times as old as its making took."""
+
 _SILENT_S = 1.0
 _SILENT_TRIES = 4
 """A zygote that owes us something and says nothing at all for so long is stopped or stuck."""
@@ -316,6 +319,8 @@ class LocalEngine:
         if not self._closing and zygote.kind in self._kinds and self._zygotes.get(zygote.kind) is zygote:
             hello = zygote.hello
             if not hello.cancelled() and hello.exception() is None and not hello.result().error:
+                # One that dies as soon as it is warm must not keep a processor busy. Whoever asks has it at once.
+                await asyncio.sleep(_REST * zygote.making_s - zygote.age_s)
                 self._warm_up(zygote.kind)
 
     def _warm_up(self, kind: str) -> None:

@@ -52,10 +52,13 @@ class Zygote:
         # An error that nobody waits for is told by `warmth`, not by asyncio's complaint.
         self.hello.add_done_callback(lambda f: f.cancelled() or f.exception())
         self.processes: dict[int, LocalProcess] = {}
+        self.making_s = 0.0
+        """From its start to its first word, when the kind was imported."""
         self.told = 0
         """How many messages came from it."""
         self.lost = asyncio.Event()
         self._on_end = on_end
+        self._since = asyncio.get_running_loop().time()
         self._pending: dict[int, tuple[asyncio.Future[LocalProcess], tuple[int, int]]] = {}
         """Answers that are due, each with a descriptor that keeps a place for the pidfd of the new process."""
         self._writer: asyncio.StreamWriter | None = None
@@ -108,6 +111,11 @@ class Zygote:
     def has_bots(self) -> bool:
         """A process of its runs, and be it one that cannot die."""
         return any(process.alive and not process.over for process in self.processes.values())
+
+    @property
+    def age_s(self) -> float:
+        """Since we have it."""
+        return asyncio.get_running_loop().time() - self._since
 
     @property
     def exists(self) -> bool:
@@ -198,6 +206,7 @@ class Zygote:
                     self._alive(wire.Alive(**values))
                 for values in message.ended:
                     self._ended(wire.Ended(**values))
+                self.making_s = self.age_s
                 self.hello.set_result(message)
             case wire.Alive():
                 answer = self._due(message.run_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -19,7 +20,7 @@ import psutil
 import pytest
 
 from botproc import kernel, wire
-from supervisor import errors
+from supervisor import errors, settings
 from supervisor.engine import pidfd
 from supervisor.engine.protocol import Order
 from supervisor.model import Identity
@@ -346,6 +347,45 @@ async def test_bots_are_found_though_supervisor_and_zygote_died(
         await bench.close()
 
 
+async def test_an_engine_that_is_only_let_go_of_leaves_its_zygotes_their_sockets(tmp_path: Path) -> None:
+    """As when an exception ends the supervisor: all tasks are cancelled, nothing is closed."""
+    script = """
+import asyncio, sys
+from pathlib import Path
+from tests.process.benches import LocalBench
+
+async def main():
+    bench = await LocalBench(Path(sys.argv[1])).open()
+    await bench.start("sleeps")
+    print(bench.engine.warmth("sleeps").pid, flush=True)
+
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True
+    )
+    zygote = psutil.Process(int(done.stdout))
+    left = [*zygote.children(), zygote]
+    bench = await reopened(tmp_path)
+    try:
+        assert zygote_pid(bench, "sleeps") == zygote.pid
+        order = Order(run_id=1, bot_id=1, kind="sleeps", name=None, labels={}, params={})
+        process = bench.engine.adopt(run_of(order, None))
+        assert process is not None
+        process.kill()
+        assert (await process.sweep()).signal == signal.SIGKILL
+        process.acknowledge()
+        await bench.close()
+        # It leaves, as it was asked to. The tests' process is a subreaper, so that it may have come to us.
+        await until(lambda: not zygote.is_running() or zygote.status() == psutil.STATUS_ZOMBIE)
+    finally:
+        for one in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(zygote.pid, 0)
+
+
 # ---- identity
 
 
@@ -458,6 +498,27 @@ async def test_an_import_that_kills_the_zygote_fails_for_now(tmp_path: Path) -> 
         assert not failed.value.permanent
         pid = bench.engine.warmth("deadly").pid
         await until(lambda: pid is None or not psutil.pid_exists(pid))
+    finally:
+        await bench.close()
+
+
+async def test_a_zygote_that_dies_when_it_is_warm_keeps_no_processor_busy(tmp_path: Path) -> None:
+    (tmp_path / "mayfly.py").write_text(
+        "import os, threading, time\n"
+        "print(time.monotonic(), flush=True)\n"
+        "threading.Timer(0.05, os._exit, [1]).start()\n"
+        "def main(): pass"
+    )
+    bench = LocalBench(tmp_path / "data", {"mayfly": settings.Kind(target="mayfly:main", path=(tmp_path,))})
+    await bench.open()
+    try:
+        log = bench.data_dir / "kinds" / "mayfly.log"
+        await until(lambda: log.exists() and len(log.read_text().split()) == 2)
+        first, second = map(float, log.read_text().split())
+        assert second - first > 0.6
+        await until(lambda: not bench.engine.warmth("mayfly").warm)
+        # Whoever asks for it does not wait for that.
+        await bench.engine.warm("mayfly")
     finally:
         await bench.close()
 

@@ -62,6 +62,22 @@ def test_imports_go_down_only(file: Path) -> None:
         assert there is None or there >= own, f"{module_of(file)} imports {name}, which is above it"
 
 
+def test_there_is_no_cycle() -> None:
+    """Not within a room either. What is imported for type checkers alone counts too."""
+    below = {module_of(file): {name for name in imports_of(file) if floor_of(name) is not None} for file in FILES}
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, f"a cycle: {' -> '.join((*path[path.index(module) :], module))}"
+        if module not in done:
+            for name in below.get(module, ()):
+                visit(name, (*path, module))
+            done.add(module)
+
+    for module in below:
+        visit(module, ())
+
+
 def test_botproc_stands_alone() -> None:
     for file in (ROOT / "botproc").rglob("*.py"):
         assert not [name for name in imports_of(file) if name.startswith("supervisor")], file

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from supervisor import errors, params
 
@@ -14,12 +16,27 @@ DESCRIBED: list[dict[str, Any]] = [
     {"name": "text", "type": "str", "required": False, "default": "hi"},
     {"name": "flag", "type": "bool", "required": False, "default": False},
     {"name": "anything", "type": None, "required": False, "default": None},
+    {"name": "items", "type": "list", "required": False, "default": [1]},
+    {"name": "table", "type": "dict", "required": False, "default": {}},
 ]
+DEFAULTS = {one["name"]: one["default"] for one in DESCRIBED if not one["required"]}
+
+TEXT = st.text("aZ0_- é\0\n", max_size=5)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=10,
+)
 
 
 def test_defaults_are_filled_in() -> None:
     whole = params.check("kind", DESCRIBED, {"n": 3, "anything": {"a": [1, None]}})
-    assert whole == {"n": 3, "ratio": 0.5, "text": "hi", "flag": False, "anything": {"a": [1, None]}}
+    assert whole == DEFAULTS | {"n": 3, "anything": {"a": [1, None]}}
+
+
+def test_a_default_is_not_shared() -> None:
+    params.check("kind", DESCRIBED, {"n": 3})["items"].append(2)
+    assert params.check("kind", DESCRIBED, {"n": 3})["items"] == [1]
 
 
 @pytest.mark.parametrize("n", [0, -(2**53), 2**53])
@@ -40,8 +57,12 @@ def test_integers_within_the_safe_range(n: int) -> None:
         ({"n": 1, "ratio": "0.5"}, "ratio"),
         ({"n": 1, "ratio": float("inf")}, "ratio"),
         ({"n": 1, "text": 5}, "text"),
+        ({"n": 1, "text": None}, "text"),
         ({"n": 1, "flag": 1}, "flag"),
+        ({"n": 1, "items": {}}, "items"),
+        ({"n": 1, "table": []}, "table"),
         ({"n": 1, "other": 1}, "other"),
+        ({"n": 1, "p1": 0.5}, "p1"),
     ],
 )
 def test_what_does_not_fit_is_named(given: dict[str, Any], field: str) -> None:
@@ -49,6 +70,33 @@ def test_what_does_not_fit_is_named(given: dict[str, Any], field: str) -> None:
         params.check("kind", DESCRIBED, given)
     assert field in refused.value.detail
     assert ["body", "params", field] in [error["loc"][:3] for error in refused.value.errors]
+
+
+@given(st.fixed_dictionaries({"n": st.integers()}, optional={one["name"]: JSON for one in DESCRIBED[1:]}))
+def test_any_json_is_taken_as_it_is_or_refused(given: dict[str, Any]) -> None:
+    try:
+        whole = params.check("kind", DESCRIBED, given)
+    except errors.BadParams:
+        return
+    assert whole == DEFAULTS | given
+
+
+@given(st.dictionaries(TEXT, JSON, min_size=1))
+def test_what_is_unknown_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(errors.BadParams):
+        params.check("kind", [], given)
+
+
+@pytest.mark.parametrize(
+    "name", ["schema", "copy", "_private", "__base__", "model_config", "model_dump", "self", "p0", "größe"]
+)
+def test_a_parameter_may_have_any_name(name: str) -> None:
+    described = [{"name": name, "type": "int", "required": False, "default": 3}]
+    assert params.check("kind", described, {}) == {name: 3}
+    assert params.check("kind", described, {name: 4}) == {name: 4}
+    assert list(params.schema("kind", described)["properties"]) == [name]
+    with pytest.raises(errors.BadParams, match=name):
+        params.check("kind", described, {name: "4"})
 
 
 def test_the_schema_names_each_parameter() -> None:
