@@ -327,11 +327,12 @@ class Actor:
                 self._step(Event.DEADLINE, f"did not end within the grace of {self.grace_s:g} s: SIGKILL")
             case State.KILLING:
                 self._step(Event.DEADLINE, "SIGKILL did not end the process: it hangs in the kernel, or is frozen")
-            case State.BACKOFF | State.FAILED if self._waits_for_ledger:
-                self._step(Event.DEADLINE, "starting again")
             case State.BACKOFF | State.FAILED:
-                self._restarts.append(self._loop.time())
-                self._step(Event.DEADLINE, "starting again", restarts=self.bot.restarts + 1)
+                restarts = self.bot.restarts
+                if not self._waits_for_ledger:
+                    self._restarts.append(self._loop.time())
+                    restarts += 1
+                self._step(Event.DEADLINE, "starting again", restarts=restarts)
 
     @property
     def grace_s(self) -> float:
@@ -547,9 +548,7 @@ class Actor:
     def _judge(self, cause: Cause, exit_: Exit, *, permanent: bool) -> None:
         policy = self.bot.restart
         now = self._loop.time()
-        ran_s = now - self.started if self.process is not None and self.started is not None else 0.0
-        if ran_s > policy.within_s:
-            self._restarts.clear()
+        # A run that was longer than the window leaves none: each restart that is counted came before it.
         while self._restarts and self._restarts[0] < now - policy.within_s:
             self._restarts.popleft()
         self.process = self.run_id = self.started = self.started_at = self.ready_at = None

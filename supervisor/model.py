@@ -227,19 +227,19 @@ class BotView:
     goal: Goal
     state: State
     reason: str
-    pid: int | None
-    run_id: int | None
-    started_at: int | None
-    ready_at: int | None
-    uptime_s: float | None
+    pid: int | None = None
+    run_id: int | None = None
+    started_at: int | None = None
+    ready_at: int | None = None
+    uptime_s: float | None = None
     restarts: int
-    next_start_at: int | None
-    cpu_percent: float | None
-    rss_bytes: int | None
-    threads: int | None
-    descendants: int | None
-    heartbeat_age_s: float | None
-    status: str | None
+    next_start_at: int | None = None
+    cpu_percent: float | None = None
+    rss_bytes: int | None = None
+    threads: int | None = None
+    descendants: int | None = None
+    heartbeat_age_s: float | None = None
+    status: str | None = None
     last_exit: LastExit | None
 
 

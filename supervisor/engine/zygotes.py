@@ -60,7 +60,7 @@ class Zygote:
         self._on_end = on_end
         self._since = asyncio.get_running_loop().time()
         self._pending: dict[int, tuple[asyncio.Future[LocalProcess], tuple[int, int]]] = {}
-        """Answers that are due, each with a descriptor that keeps a place for the pidfd of the new process."""
+        """Answers that are due, each with two descriptors that keep places until the new process has its pidfd."""
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import os
 import threading
@@ -14,11 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
-from botproc import reaper
+from botproc import kernel, reaper
 from tests.process.clients import ZygoteClient
 from tests.waiting import wait_for
-
-_PR_SET_CHILD_SUBREAPER = 36
 
 
 @pytest.fixture
@@ -32,7 +29,7 @@ def _nothing_left() -> Iterator[None]:
     before = belongings()
     yield
     # An engine makes its process a subreaper. Other tests' orphans are not to come here, where nobody reaps them.
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+    kernel._libc.prctl(kernel._PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
     gc.collect()
     left: set[str] = set()
 
