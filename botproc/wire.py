@@ -28,11 +28,14 @@ PERMANENT_EXITS = {
 class Birth:
     """All that a zygote is told when it is made (pickled by multiprocessing, never sent over the socket).
 
-    `run_dir` holds the socket `socket_name`; `log_path` takes what the kind's modules print when imported.
+    `run_dir` holds the socket `socket_name`; `log_path` takes what the kind's modules print when imported. Either
+    `target` or `command` is empty; `params` are the defaults of the command's parameters.
     """
 
     kind: str
     target: str
+    command: tuple[str, ...]
+    params: dict[str, Any]
     preload: tuple[str, ...]
     path: tuple[str, ...]
     env: dict[str, str]
@@ -41,6 +44,12 @@ class Birth:
     socket_name: str
     log_path: str
     notify_address: str
+    secrets_dir: str
+    ready_at_start: bool
+    heartbeat_s: float | None
+    described: Hello | None = None
+    """What a zygote of this kind had found before, whose imports start threads: this one imports nothing, and each bot
+    is a fresh interpreter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +63,10 @@ class Spawn:
     params: dict[str, Any]
     log_path: str
     lock_path: str
+    data_dir: str
+    grace_s: float
+    limits: dict[str, Any]
+    cgroup: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +124,8 @@ class Hello:
     """Zygote to supervisor, first on each connection, once the kind is imported.
 
     `error` is the traceback if it could not be; the zygote then leaves. `params` describes the target's
-    keyword parameters (see `zygote.describe`), `threads` counts those that the imports left running.
+    keyword parameters (see `zygote.describe`); `schema` is the JSON Schema of its model instead, if it has one.
+    `threads` counts those that the imports left running. `start_method` is "fork", "exec" or "spawn".
     """
 
     kind: str
@@ -121,12 +135,33 @@ class Hello:
     threads: int
     description: str
     params: list[dict[str, Any]]
+    schema: dict[str, Any] | None = None
+    start_method: str = "fork"
     alive: list[dict[str, Any]] = field(default_factory=list)
     ended: list[dict[str, Any]] = field(default_factory=list)
 
 
-Message: TypeAlias = Spawn | Ack | Quit | Alive | NotSpawned | Ended | Hello
-_TYPES: dict[str, type[Any]] = {t.__name__: t for t in (Spawn, Ack, Quit, Alive, NotSpawned, Ended, Hello)}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """Supervisor to zygote: would the kind's model take these parameters?"""
+
+    check_id: int
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """Zygote to supervisor: the parameters with their defaults, or what is wrong, each with `loc`, `msg`, `type`."""
+
+    check_id: int
+    params: dict[str, Any] | None
+    errors: list[dict[str, Any]]
+
+
+Message: TypeAlias = Spawn | Ack | Quit | Check | Alive | NotSpawned | Ended | Hello | Checked
+_TYPES: dict[str, type[Any]] = {
+    t.__name__: t for t in (Spawn, Ack, Quit, Check, Alive, NotSpawned, Ended, Hello, Checked)
+}
 
 
 def fields(message: Message) -> dict[str, Any]:

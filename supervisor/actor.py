@@ -435,7 +435,14 @@ class Actor:
                 raise self._given_up()
             around.logs.follow(bot.bot_id, self._log_start)
             order = Order(
-                run_id=run_id, bot_id=bot.bot_id, kind=bot.kind, name=bot.name, labels=bot.labels, params=bot.params
+                run_id=run_id,
+                bot_id=bot.bot_id,
+                kind=bot.kind,
+                name=bot.name,
+                labels=bot.labels,
+                params=bot.params,
+                grace_s=bot.grace_s,
+                limits=bot.limits,
             )
             process = await around.engine.spawn(order)
         except asyncio.CancelledError:

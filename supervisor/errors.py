@@ -8,6 +8,8 @@
     └── Problem                 a call cannot be done: RFC 9457, an HTTP status
         ├── UnknownBot, UnknownRun, UnknownKind
         ├── NameTaken, NoProcess, BadParams
+        ├── CredentialHeld, BudgetSpent
+        ├── NotReloaded
         ├── StillAlive
         ├── SpawnFailed
         └── Unavailable
@@ -114,6 +116,34 @@ class NameTaken(Problem):
 
     status = 409
     kind = "name-taken"
+
+
+class CredentialHeld(Problem):
+    """Another bot runs with this credential."""
+
+    status = 409
+    kind = "credential-held"
+
+
+class BudgetSpent(Problem):
+    """The start budget is used up.
+
+    `until`: when the next start is possible, in microseconds since the epoch, UTC.
+    """
+
+    status = 409
+    kind = "budget-spent"
+
+    def __init__(self, detail: str = "", *, until: int = 0, bot_id: int | None = None) -> None:
+        super().__init__(detail, bot_id=bot_id)
+        self.until = until
+
+
+class NotReloaded(Problem):
+    """Nothing was changed."""
+
+    status = 422
+    kind = "not-reloaded"
 
 
 class NoProcess(Problem):

@@ -332,11 +332,20 @@ class Fleet:
         return KindView(
             name=name,
             target=spec.target,
+            command=spec.command,
             description=spec.description or warmth.description,
-            params_schema=params.schema(name, warmth.params) if warmth.warm else None,
+            params_schema=(warmth.schema or params.schema(name, warmth.params)) if warmth.warm else None,
             restart=spec.restart_policy,
             grace_s=spec.grace_s,
             start_timeout_s=spec.start_timeout_s,
+            heartbeat_s=spec.heartbeat_s,
+            limits=spec.default_limits,
+            limits_note=warmth.limits_note,
+            schedule=spec.schedule.value if spec.schedule else None,
+            budget=spec.budget.value if spec.budget else None,
+            exclusive=spec.exclusive,
+            instances=spec.instances,
+            start_method=warmth.start_method,
             warm=warmth.warm,
             reason=warmth.reason,
             zygote_pid=warmth.pid,
@@ -426,6 +435,8 @@ def _view(actor: Actor) -> BotView:
         heartbeat_age_s=actor.heartbeat_age_s if process else None,
         status=actor.status if process else None,
         last_exit=bot.last_exit,
+        limits=bot.limits,
+        schedule=bot.schedule,
     )
 
 
@@ -444,4 +455,6 @@ def _settled_view(bot: Bot) -> BotView:
         reason=bot.reason,
         restarts=bot.restarts,
         last_exit=bot.last_exit,
+        limits=bot.limits,
+        schedule=bot.schedule,
     )

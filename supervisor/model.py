@@ -93,6 +93,74 @@ class RestartPolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a bot's process may use; None: as the supervisor's own.
+
+    `memory_bytes`, `pids` and `cpu` (in processors, 0.5 is half of one) are limits of the bot with all that it
+    starts, and need a control group; without one, `memory_bytes` is the RLIMIT_DATA of each process. The others hold
+    for each process: `address_space_bytes` (RLIMIT_AS), `cpu_s` (RLIMIT_CPU), `open_files` (RLIMIT_NOFILE), `core`
+    (whether a crash may leave a core file), `nice`, `cpu_affinity` (numbers of processors) and `oom_score_adj`.
+    """
+
+    memory_bytes: int | None = None
+    pids: int | None = None
+    cpu: float | None = None
+    address_space_bytes: int | None = None
+    cpu_s: int | None = None
+    open_files: int | None = None
+    core: bool = False
+    nice: int | None = None
+    cpu_affinity: tuple[int, ...] | None = None
+    oom_score_adj: int | None = None
+
+
+class Overlap(enum.StrEnum):
+    """What becomes of a time of the schedule at which the run before is still going on."""
+
+    SKIP = "skip"
+    QUEUE = "queue"
+    RESTART = "restart"
+
+
+class Missed(enum.StrEnum):
+    """What becomes of the times of a schedule that passed while no supervisor ran."""
+
+    SKIP = "skip"
+    RUN = "run"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """When a bot that runs and ends is started: at the times of a cron expression in a time zone (IANA name)."""
+
+    cron: str
+    timezone: str = "UTC"
+    overlap: Overlap = Overlap.SKIP
+    missed: Missed = Missed.SKIP
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """At most `starts` of all bots with this `key` within `per_s` seconds, whatever is restarted meanwhile."""
+
+    key: str
+    starts: int
+    per_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Raised:
+    """A Python exception that ended a run.
+
+    `fingerprint` is the same for the same way to the same type of exception, whatever its message and line numbers.
+    """
+
+    type: str
+    message: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
     """A process for certain, also after its pid went to another: checked against an open pidfd.
 
@@ -119,6 +187,9 @@ class Exit:
     swept: bool = True
     """Everything that the process had started is gone too."""
     detail: str = ""
+    oom: bool = False
+    """It had more memory than it was allowed, or than there was."""
+    raised: Raised | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +212,8 @@ class NewBot:
     labels: Mapping[str, str] = field(default_factory=dict)
     restart: RestartPolicy = RestartPolicy()
     grace_s: float = 10.0
+    limits: Limits = Limits()
+    schedule: Schedule | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +233,8 @@ class Bot:
     restarts: int
     created_at: int
     last_exit: LastExit | None = None
+    limits: Limits = Limits()
+    schedule: Schedule | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +263,24 @@ class Run:
     log_start: int
     log_end: int | None
     last_lines: tuple[str, ...] = ()
+    raised: Raised | None = None
+    fingerprint: str | None = None
+    """Of a run that failed: that of what it raised, or else its cause with its code or signal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrashGroup:
+    """The runs of a kind that failed in the same way. `raised` is that of the latest of them, `run_id`."""
+
+    kind: str
+    fingerprint: str
+    cause: Cause
+    detail: str
+    raised: Raised | None
+    count: int
+    first_at: int
+    last_at: int
+    run_id: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,6 +334,8 @@ class BotView:
     heartbeat_age_s: float | None = None
     status: str | None = None
     last_exit: LastExit | None
+    limits: Limits = Limits()
+    schedule: Schedule | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,12 +343,21 @@ class KindView:
     """A kind as callers see it. `import_s` and `rss_bytes` are those of its zygote, None while it has none."""
 
     name: str
-    target: str
+    target: str | None
+    command: Sequence[str] | None
     description: str
     params_schema: Mapping[str, Any] | None
     restart: RestartPolicy
     grace_s: float
     start_timeout_s: float
+    heartbeat_s: float | None
+    limits: Limits
+    limits_note: str
+    schedule: Schedule | None
+    budget: Budget | None
+    exclusive: str | None
+    instances: int
+    start_method: str
     warm: bool
     reason: str
     zygote_pid: int | None

@@ -11,12 +11,15 @@ import os
 import stat
 import tomllib
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pydantic
 import pydantic_settings
+from cronsim import CronSim, CronSimError
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, Strict
 
 from supervisor import errors, model
@@ -53,6 +56,94 @@ class Restart(BaseModel):
         return dataclasses.replace(default, **self.model_dump(exclude_unset=True))
 
 
+Whole = Annotated[int, Strict()]
+Bytes = Annotated[Whole, Field(ge=1, le=2**53)]
+
+
+class Limits(BaseModel):
+    """What a bot's process may use. What is left out keeps its default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    memory_bytes: Bytes | None = Field(default=None, description="memory of the bot with all that it starts")
+    pids: Annotated[Whole, Field(ge=1, le=2**22)] | None = Field(default=None, description="processes and threads")
+    cpu: Annotated[float, Strict(), Field(gt=0, le=4096, allow_inf_nan=False)] | None = Field(
+        default=None, description="processors; 0.5 is half of one"
+    )
+    address_space_bytes: Bytes | None = Field(default=None, description="address space of each process")
+    cpu_s: Annotated[Whole, Field(ge=1, le=2**31)] | None = Field(
+        default=None, description="seconds of CPU time that each process may use"
+    )
+    open_files: Annotated[Whole, Field(ge=16, le=2**20)] | None = Field(
+        default=None, description="open files of each process"
+    )
+    core: Annotated[bool, Strict()] = Field(default=False, description="whether a crash may leave a core file")
+    nice: Annotated[Whole, Field(ge=-20, le=19)] | None = Field(default=None, description="19 is the most modest")
+    cpu_affinity: tuple[Annotated[Whole, Field(ge=0, le=4095)], ...] | None = Field(
+        default=None, min_length=1, description="the numbers of the processors that it may use"
+    )
+    oom_score_adj: Annotated[Whole, Field(ge=-1000, le=1000)] | None = Field(
+        default=None, description="1000: the first to go when memory runs out"
+    )
+
+    def over(self, default: model.Limits) -> model.Limits:
+        """The default, changed by what was given here."""
+        return dataclasses.replace(default, **self.model_dump(exclude_unset=True))
+
+
+class Schedule(BaseModel):
+    """When a bot that runs and ends is started."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cron: str = Field(max_length=200, description="minute, hour, day of the month, month, day of the week")
+    timezone: str = Field(default="UTC", max_length=100, description="an IANA name, such as Europe/Berlin")
+    overlap: model.Overlap = Field(default=model.Overlap.SKIP, description="if the run before still goes on then")
+    missed: model.Missed = Field(default=model.Missed.SKIP, description="if no supervisor ran then")
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, given: Any) -> Any:
+        """A string is a schedule with nothing but its times."""
+        return {"cron": given} if isinstance(given, str) else given
+
+    @pydantic.field_validator("cron")
+    @classmethod
+    def _valid(cls, cron: str) -> str:
+        try:
+            next(CronSim(cron, datetime(2000, 1, 1, tzinfo=UTC)))
+        except (CronSimError, StopIteration) as error:
+            raise ValueError(f"this is no cron expression: {error or 'it has no time'}") from None
+        return cron
+
+    @pydantic.field_validator("timezone")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("there is no such time zone") from None
+        return name
+
+    @property
+    def value(self) -> model.Schedule:
+        return model.Schedule(**self.model_dump())
+
+
+class Budget(BaseModel):
+    """How often the bots that share a credential may be started."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    key: str = Field(min_length=1, max_length=500)
+    starts: Annotated[Whole, Field(ge=1, le=1_000_000)]
+    per_s: Annotated[float, Strict(), Field(gt=0, le=366 * 86_400, allow_inf_nan=False)]
+
+    @property
+    def value(self) -> model.Budget:
+        return model.Budget(**self.model_dump())
+
+
 def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
 
@@ -65,7 +156,9 @@ class Kind(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    target: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$", max_length=500)
+    target: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$", max_length=500)
+    command: tuple[str, ...] | None = Field(default=None, min_length=1)
+    params: Mapping[str, pydantic.JsonValue] = {}
     description: str = ""
     preload: tuple[str, ...] = ()
     path: tuple[AbsolutePath, ...] = ()
@@ -74,11 +167,33 @@ class Kind(BaseModel):
     grace_s: Seconds = 10.0
     start_timeout_s: Seconds = 30.0
     restart: Restart = Restart()
+    ready: Literal["start", "notify"] | Seconds = "start"
+    heartbeat_s: Annotated[float, Strict(), Field(gt=0, le=86_400, allow_inf_nan=False)] | None = None
+    limits: Limits = Limits()
+    schedule: Schedule | None = None
+    budget: Budget | None = None
+    exclusive: str | None = Field(default=None, min_length=1, max_length=500)
+    starts_at_once: Annotated[Whole, Field(ge=1)] | None = None
+    starts_per_s: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] | None = None
+    instances: Annotated[Whole, Field(ge=0, le=10_000)] = 0
+
+    @pydantic.model_validator(mode="after")
+    def _one_thing_to_run(self) -> Self:
+        if (self.target is None) == (self.command is None):
+            raise ValueError("a kind has either a target or a command")
+        if self.params and self.command is None:
+            raise ValueError("params are those of a command; a target has its own")
+        return self
 
     @property
     def restart_policy(self) -> model.RestartPolicy:
         """The policy of its bots, complete."""
         return self.restart.over(model.RestartPolicy())
+
+    @property
+    def default_limits(self) -> model.Limits:
+        """The limits of its bots, complete."""
+        return self.limits.over(model.Limits())
 
 
 COUNTER = Kind(target="botproc.counter:main", description="Prints a number, then one more each second.")
@@ -122,6 +237,13 @@ class Flags(pydantic_settings.BaseSettings):
         le=5,
         allow_inf_nan=False,
         description="the longest grace when the supervisor itself is stopped",
+    )
+    starts_at_once: int | None = Field(default=None, ge=1, description="the most bots that start at the same time")
+    starts_per_s: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="the most starts in a second"
+    )
+    zygote_idle_s: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="retire the zygote of a kind without bots after so long"
     )
     max_connections: int = Field(default=512, ge=4, le=100_000, description="open connections, idle ones included")
     allowed_hosts: Annotated[list[str], pydantic_settings.NoDecode, pydantic.BeforeValidator(_split)] = Field(

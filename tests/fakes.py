@@ -40,6 +40,7 @@ class FakeProcess:
         self.order = order
         self.received: list[int] = []
         self.acknowledged = False
+        self.dumps = 0
         self.deaf = behaviour.deaf
         self.immortal = behaviour.immortal
         self.descendants = behaviour.descendants
@@ -107,6 +108,9 @@ class FakeProcess:
         self.received.append(signum)
         if signum not in (signal.SIGSTOP, signal.SIGCONT):
             self.end(signum=signum)
+
+    def dump(self) -> None:
+        self.dumps += 1
 
     def usage(self) -> Usage | None:
         if not self.alive:
@@ -205,6 +209,9 @@ class FakeEngine:
             reason="warm" if warm else behaviour.import_error or "no zygote yet",
             description=behaviour.description if warm else "",
             params=behaviour.params if warm else (),
+            schema=None,
+            start_method="fork" if warm else "",
+            limits_note="",
             pid=999 if warm else None,
             import_s=0.1 if warm else None,
             rss_bytes=20 << 20 if warm else None,

@@ -82,6 +82,8 @@ class Bot:
     heartbeat_age_s: float | None
     status: str | None
     last_exit: LastExit | None
+    limits: model.Limits
+    schedule: model.Schedule | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -105,6 +107,8 @@ class Run:
     descendants_killed: int
     log_bytes: int | None
     last_lines: Sequence[str]
+    raised: model.Raised | None
+    fingerprint: str | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -199,6 +203,8 @@ def bot(view: model.BotView) -> Bot:
         heartbeat_age_s=view.heartbeat_age_s,
         status=view.status,
         last_exit=_last_exit(view.last_exit),
+        limits=view.limits,
+        schedule=view.schedule,
     )
 
 
@@ -222,6 +228,8 @@ def run(run: model.Run) -> Run:
         descendants_killed=run.descendants_killed,
         log_bytes=None if run.log_end is None else run.log_end - run.log_start,
         last_lines=run.last_lines,
+        raised=run.raised,
+        fingerprint=run.fingerprint,
     )
 
 

@@ -109,6 +109,7 @@ class Bots:
     ) -> tuple[model.BotView, bool]:
         asked = asked or requests.NewBot()
         kind = self.fleet.defaults(asked.kind)
+        schedule = asked.schedule or kind.schedule
         new = model.NewBot(
             kind=asked.kind,
             params=await self.fleet.check_params(asked.kind, asked.params),
@@ -116,6 +117,8 @@ class Bots:
             labels=asked.labels,
             restart=asked.restart.over(kind.restart_policy) if asked.restart else kind.restart_policy,
             grace_s=kind.grace_s if asked.grace_s is None else asked.grace_s,
+            limits=asked.limits.over(kind.default_limits) if asked.limits else kind.default_limits,
+            schedule=schedule.value if schedule else None,
         )
         return await self.fleet.create(new, idempotency_key=idempotency_key, wait=wait)
 

@@ -84,6 +84,8 @@ class NewBot(_Body):
     labels: dict[LabelKey, Text] = Field(default={}, max_length=64)
     restart: settings.Restart | None = Field(default=None, description="what differs from the policy of the kind")
     grace_s: settings.Seconds | None = Field(default=None, description="seconds between SIGTERM and SIGKILL")
+    limits: settings.Limits | None = Field(default=None, description="what differs from the limits of the kind")
+    schedule: settings.Schedule | None = Field(default=None, description="times to run at, as cron has them")
 
     @model_validator(mode="after")
     def _lengthen(self) -> Self:

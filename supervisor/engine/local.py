@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import fcntl
 import logging
 import os
@@ -44,6 +45,7 @@ class LocalEngine:
     """Processes of this machine. Made by `open`; all of it runs in the event loop's thread."""
 
     def __init__(self, data_dir: Path, kinds: Mapping[str, settings.Kind], on_notify: OnNotify) -> None:
+        self._data_dir = data_dir
         self._run_dir = data_dir / "run"
         self._lock_dir = data_dir / "run" / "locks"
         self.log_dir = data_dir / "logs"
@@ -135,6 +137,9 @@ class LocalEngine:
             params=dict(order.params),
             log_path=str(logs.log_path(self.log_dir, order.bot_id)),
             lock_path=str(lock_path),
+            data_dir=str(self._data_dir / "bots" / str(order.bot_id)),
+            grace_s=order.grace_s,
+            limits=dataclasses.asdict(order.limits),
         )
         self._forking += 1
         try:
@@ -195,6 +200,9 @@ class LocalEngine:
             reason=reason,
             description=hello.description if hello else "",
             params=hello.params if hello else (),
+            schema=hello.schema if hello else None,
+            start_method=hello.start_method if hello else "",
+            limits_note="",
             pid=zygote.pid if zygote else None,
             import_s=hello.import_s if hello else None,
             rss_bytes=rss,
@@ -232,7 +240,9 @@ class LocalEngine:
             raise errors.SpawnFailed(f"there is no kind {kind!r} in the settings", permanent=True)
         birth = wire.Birth(
             kind=kind,
-            target=spec.target,
+            target=spec.target or "",
+            command=spec.command or (),
+            params=dict(spec.params),
             preload=tuple(spec.preload),
             path=tuple(str(path) for path in spec.path),
             env=dict(spec.env),
@@ -241,6 +251,9 @@ class LocalEngine:
             socket_name=zygotes.Zygote.socket_name(zygotes.fingerprint(kind, spec)),
             log_path=str(self._kind_log_dir / f"{kind}.log"),
             notify_address=self._notifications.address,
+            secrets_dir=str(self._data_dir / "secrets"),
+            ready_at_start=spec.ready == "start",
+            heartbeat_s=spec.heartbeat_s,
         )
         zygote = await zygotes.Zygote.make(birth, self._on_end)
         self._reaper.expect(zygote.pid, zygote)

@@ -56,6 +56,9 @@ class LocalProcess:
         if self.fd is None or not pidfd.send(self.fd, signum):
             raise ProcessLookupError
 
+    def dump(self) -> None:
+        """Not yet."""
+
     def usage(self) -> Usage | None:
         return self._meter.read()
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from supervisor.model import Exit, Identity, Params, Run, Usage
+from supervisor.model import Exit, Identity, Limits, Params, Run, Usage
 
 OnNotify = Callable[[int, int, Mapping[str, str]], None]
 """Called with a bot_id, a run_id and what its process told by sd_notify: READY, STATUS, WATCHDOG…"""
@@ -22,6 +22,8 @@ class Order:
     name: str | None
     labels: Mapping[str, str]
     params: Params
+    grace_s: float = 10.0
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,9 @@ class Warmth:
     reason: str
     description: str
     params: Sequence[Mapping[str, Any]]
+    schema: Mapping[str, Any] | None
+    start_method: str
+    limits_note: str
     pid: int | None
     import_s: float | None
     rss_bytes: int | None
@@ -57,6 +62,9 @@ class Process(Protocol):
 
     def signal(self, signum: int) -> None:
         """Sends any other signal. Raises ProcessLookupError when it has ended."""
+
+    def dump(self) -> None:
+        """Asks it to write the stacks of its threads and tasks to its log, if it can. Nothing happens otherwise."""
 
     def usage(self) -> Usage | None:
         """What it uses now; None when it has ended."""

@@ -34,6 +34,8 @@ def insert(db: SqliteDatabase, new: model.NewBot, idempotency_key: str | None = 
         labels=new.labels,
         restart=new.restart,
         grace_s=new.grace_s,
+        limits=new.limits,
+        schedule=new.schedule,
         goal=model.Goal.UP,
         state=model.State.STARTING,
         reason="asked to start",
@@ -53,6 +55,8 @@ def insert(db: SqliteDatabase, new: model.NewBot, idempotency_key: str | None = 
         "restarts": bot.restarts,
         "created_at": bot.created_at,
         "idempotency_key": idempotency_key,
+        "limits": dataclasses.asdict(bot.limits),
+        "schedule": bot.schedule and dataclasses.asdict(bot.schedule),
     }
     try:
         bot_id = tables.insert(db, Bot, row)
@@ -103,7 +107,8 @@ def _values(db: SqliteDatabase, condition: Any, *, limit: int | None = None) -> 
 
 def _value(row: tuple[Any, ...]) -> model.Bot:
     """The value of a row with all the columns of the table."""
-    bot_id, kind, params, name, labels, restart, grace_s, goal, state, reason, restarts, created_at, last_exit, *_ = row
+    bot_id, kind, params, name, labels, restart, grace_s, goal, state, reason, restarts, created_at, *more = row
+    last_exit, _, _, limits, schedule = more
     policy = json.loads(restart)
     end = None if last_exit is None else json.loads(last_exit)
     return model.Bot(
@@ -120,4 +125,20 @@ def _value(row: tuple[Any, ...]) -> model.Bot:
         restarts=restarts,
         created_at=created_at,
         last_exit=end and model.LastExit(**{**end, "cause": model.Cause(end["cause"])}),
+        limits=model.Limits() if limits is None else _limits(json.loads(limits)),
+        schedule=None if schedule is None else _schedule(json.loads(schedule)),
+    )
+
+
+def _limits(values: dict[str, Any]) -> model.Limits:
+    affinity = values.get("cpu_affinity")
+    return model.Limits(**{**values, "cpu_affinity": None if affinity is None else tuple(affinity)})
+
+
+def _schedule(values: dict[str, Any]) -> model.Schedule:
+    return model.Schedule(
+        cron=values["cron"],
+        timezone=values["timezone"],
+        overlap=model.Overlap(values["overlap"]),
+        missed=model.Missed(values["missed"]),
     )

@@ -149,7 +149,20 @@ def _values(db: SqliteDatabase, condition: Any) -> list[model.Run]:
 def _value(row: tuple[Any, ...]) -> model.Run:
     """The value of a row with all the columns of the table."""
     run_id, bot_id, kind, params, pid, start_ticks, inode, boot_id, started_at, ready_at, ended_at, *rest = row
-    exit_code, signal, cause, detail, cpu_seconds, max_rss_bytes, killed, log_start, log_end, last_lines = rest
+    (
+        exit_code,
+        signal,
+        cause,
+        detail,
+        cpu_seconds,
+        max_rss_bytes,
+        killed,
+        log_start,
+        log_end,
+        last_lines,
+        raised,
+        fingerprint,
+    ) = rest
     identity = None
     if pid is not None:
         identity = model.Identity(pid=pid, start_ticks=start_ticks, inode=inode, boot_id=boot_id)
@@ -172,4 +185,6 @@ def _value(row: tuple[Any, ...]) -> model.Run:
         log_start=log_start,
         log_end=log_end,
         last_lines=tuple(json.loads(last_lines)),
+        raised=None if raised is None else model.Raised(**json.loads(raised)),
+        fingerprint=fingerprint,
     )

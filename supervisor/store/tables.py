@@ -57,6 +57,8 @@ class Bot(Model):
     last_exit = Json(null=True)
     forgotten_at = IntegerField(null=True)
     idempotency_key = Text(null=True, unique=True)
+    limits = Json(null=True)
+    schedule = Json(null=True)
 
     class Meta:
         strict_tables = True
@@ -86,6 +88,8 @@ class Run(Model):
     log_start = IntegerField()
     log_end = IntegerField(null=True)
     last_lines = Json()
+    raised = Json(null=True)
+    fingerprint = Text(null=True)
 
     class Meta:
         strict_tables = True
@@ -106,6 +110,17 @@ class Event(Model):
         strict_tables = True
 
 
+class Start(Model):
+    """One start that counts for a budget: `at` is in microseconds since the epoch, as the budget outlives us."""
+
+    start_id = AutoIncrementField()
+    key = Text()
+    at = IntegerField()
+
+    class Meta:
+        strict_tables = True
+
+
 # Every index ends, as all in SQLite do, in the row's id: with the columns before it fixed, its rows come in the order
 # of the pages.
 Bot.add_index(Bot.index(Bot.name, name="bot_by_name", unique=True, where=Bot.forgotten_at.is_null()))
@@ -115,6 +130,8 @@ Run.add_index(Run.index(Run.bot, Run.cause, name="run_by_bot"))
 Run.add_index(Run.index(Run.kind, Run.cause, name="run_by_kind"))
 # The first and the last start of each block of 1024 runs, see `runs._range`.
 Run.add_index(Run.index(SQL("run_id >> 10"), Run.started_at, name="run_by_time"))
+Run.add_index(Run.index(Run.kind, Run.fingerprint, name="run_by_fingerprint", where=SQL("fingerprint IS NOT NULL")))
+Start.add_index(Start.index(Start.key, Start.at, name="start_by_key"))
 
 
 def insert(db: SqliteDatabase, table: type[Model], row: Mapping[str, Any]) -> int:

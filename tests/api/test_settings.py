@@ -170,7 +170,7 @@ def test_loopback_needs_no_token(host: str) -> None:
         ('admin_token = "a"', "admin_token: "),
         ('config = "other"', "config: "),
         ("kinds = 3", "kinds: "),
-        ("[kinds.x]", "kinds.x.target: "),
+        ("[kinds.x]", "kinds.x: "),
         ('[kinds.x]\ntarget = "no colon"', "kinds.x.target: "),
         ('[kinds.x]\ntarget = "a:b"\nnope = 1', "kinds.x.nope: "),
         ('[kinds.x]\ntarget = "a:b"\ngrace_s = "3"', "kinds.x.grace_s: "),

@@ -59,6 +59,8 @@ class ZygoteClient:
         birth = wire.Birth(
             kind=self.kind,
             target=target,
+            command=(),
+            params={},
             preload=preload,
             path=(str(KINDS), str(BOTS)),
             env={"OF_THE_KIND": "yes"},
@@ -67,6 +69,9 @@ class ZygoteClient:
             socket_name=self.socket_path.name,
             log_path=str(self.log_path),
             notify_address=notify_address,
+            secrets_dir=str(directory / "secrets"),
+            ready_at_start=True,
+            heartbeat_s=None,
         )
         argv = [sys.executable, "-c", _SCRIPT, json.dumps(dataclasses.asdict(birth)), str(lonely_s), str(uid)]
         # Buffered as usual, whatever the tests were started with.
@@ -145,6 +150,9 @@ class ZygoteClient:
                 params=params,
                 log_path=str(self.directory / f"{bot_id}.log"),
                 lock_path=str(self.directory / f"{bot_id}.lock"),
+                data_dir=str(self.directory / "bots" / str(bot_id)),
+                grace_s=10.0,
+                limits={},
             )
         )
         return run_id

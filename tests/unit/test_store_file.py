@@ -18,7 +18,7 @@ from peewee import OperationalError
 from supervisor import errors, migrations, model
 from supervisor.model import Cause, State
 from supervisor.store import Ledger, bots, file, runs
-from supervisor.store.tables import Bot, Event, Run
+from supervisor.store.tables import Bot, Event, Run, Start
 
 NEW = model.NewBot(kind="counter", params={"start_number": 12})
 
@@ -242,8 +242,8 @@ def test_the_migrations_add_up_to_the_models(path: Path, tmp_path: Path) -> None
     models = tmp_path / "models.db"
     models.touch()
     db = file.writing(models)
-    with db.bind_ctx([Bot, Run, Event]):
-        db.create_tables([Bot, Run, Event])
+    with db.bind_ctx([Bot, Run, Event, Start]):
+        db.create_tables([Bot, Run, Event, Start])
     db.close()
 
     def schema(path: Path) -> set[tuple[str, str]]:

@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 from botproc import wire
 
 MESSAGES: list[wire.Message] = [
-    wire.Spawn(run_id=1, bot_id=2, name="ü", labels={"a": "b"}, params={"n": [1]}, log_path="/l", lock_path="/k"),
+    wire.Spawn(
+        run_id=1,
+        bot_id=2,
+        name="ü",
+        labels={"a": "b"},
+        params={"n": [1]},
+        log_path="/l",
+        lock_path="/k",
+        data_dir="/d",
+        grace_s=10.0,
+        limits={},
+    ),
     wire.Ack(run_ids=[1, 2]),
     wire.Quit(),
     wire.Alive(run_id=1, bot_id=2, pid=3, start_ticks=4, inode=2**60),
