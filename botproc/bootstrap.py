@@ -34,21 +34,15 @@ class Target:
     takes_context: bool
 
 
-def run(kind: str, target: Target, spawn: wire.Spawn) -> None:
+def run(birth: wire.Birth, target: Target, spawn: wire.Spawn) -> None:
     """Sets the process up and calls the target. Called in the child, by multiprocessing.
 
     SIGTERM is blocked until there is something that can take it, so that a stop in the first millisecond is not
     lost on asyncio.
     """
-    try:
-        log_to(spawn.log_path)
-        _set_up(kind, spawn)
-    except OSError as error:
-        print(f"bot-{spawn.bot_id} cannot be set up: {error}", file=sys.stderr, flush=True)
-        sys.exit(wire.EXIT_UNUSABLE)
-    _lock(spawn)
+    set_up(birth, spawn)
     context = contract.Context(
-        bot_id=spawn.bot_id, run_id=spawn.run_id, kind=kind, name=spawn.name, labels=spawn.labels
+        bot_id=spawn.bot_id, run_id=spawn.run_id, kind=birth.kind, name=spawn.name, labels=spawn.labels
     )
     args = (context,) if target.takes_context else ()
     if target.is_async:
@@ -99,7 +93,21 @@ def _line_buffered(raw: io.FileIO) -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
-def _set_up(kind: str, spawn: wire.Spawn) -> None:
+def set_up(birth: wire.Birth, spawn: wire.Spawn) -> int:
+    """Makes of this process that of a bot, whatever runs in it then; the descriptor of its lock.
+
+    Ends the process with one of our exit codes where that cannot be done.
+    """
+    try:
+        log_to(spawn.log_path)
+        _become(birth.kind, spawn)
+    except OSError as error:
+        print(f"bot-{spawn.bot_id} cannot be set up: {error}", file=sys.stderr, flush=True)
+        sys.exit(wire.EXIT_UNUSABLE)
+    return _lock(spawn)
+
+
+def _become(kind: str, spawn: wire.Spawn) -> None:
     os.setsid()
     kernel.become_subreaper()
     setproctitle.setproctitle(f"bot-{spawn.bot_id} {kind}" + (f" {spawn.name}" if spawn.name else ""))
@@ -114,7 +122,7 @@ def forget_resource_tracker() -> None:
     tracker._fd = tracker._pid = None  # type: ignore[attr-defined]
 
 
-def _lock(spawn: wire.Spawn) -> None:
+def _lock(spawn: wire.Spawn) -> int:
     """One copy: held by this process, and by what it forks, until all of it is gone."""
     lock = os.open(spawn.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -125,6 +133,7 @@ def _lock(spawn: wire.Spawn) -> None:
     os.truncate(lock, 0)
     # With the start time: what we fork holds the lock too, and by then our pid can be another's.
     os.pwrite(lock, f"{spawn.run_id} {os.getpid()} {kernel.start_ticks(os.getpid())}\n".encode(), 0)
+    return lock
 
 
 async def _cancelled_by_sigterm(target: Target, args: tuple[contract.Context, ...], params: dict[str, Any]) -> None:

@@ -234,9 +234,7 @@ class _Zygote:
 
     def _spawn(self, spawn: wire.Spawn) -> None:
         assert self._target is not None
-        bot = _BotProcess(
-            target=bootstrap.run, args=(self._birth.kind, self._target, spawn), name=f"bot-{spawn.bot_id}"
-        )
+        bot = _BotProcess(target=bootstrap.run, args=(self._birth, self._target, spawn), name=f"bot-{spawn.bot_id}")
         bot.lifeline = self._lifeline
         bot.let_go = self._let_go
         try:

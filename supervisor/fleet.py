@@ -321,10 +321,9 @@ class Fleet:
         """
         try:
             async with asyncio.timeout(self.defaults(kind).start_timeout_s):
-                described = await self._engine.warm(kind)
+                return await self._engine.check(kind, given)
         except (TimeoutError, errors.SpawnFailed):
             return given
-        return params.check(kind, described, given)
 
     def kind(self, name: str) -> KindView:
         """One kind. Raises UnknownKind."""

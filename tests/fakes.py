@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from supervisor import errors
+from supervisor import errors, params, settings
 from supervisor.engine.protocol import OnNotify, Order, Warmth
 from supervisor.model import Exit, Identity, Params, Run, Usage, now_us
 
@@ -127,6 +127,7 @@ class FakeEngine:
     def __init__(self, kinds: Mapping[str, Behaviour], on_notify: OnNotify) -> None:
         self.processes: list[FakeProcess] = []
         self.forgotten: list[int] = []
+        self.reloaded: list[str] = []
         self._kinds = kinds
         self._on_notify = on_notify
         self._warm: set[str] = set()
@@ -161,14 +162,25 @@ class FakeEngine:
 
     # ---- the protocol
 
-    async def warm(self, kind: str) -> Sequence[Mapping[str, Any]]:
+    async def warm(self, kind: str) -> None:
         if kind not in self._kinds:
             raise errors.SpawnFailed(f"there is no kind {kind!r}", permanent=True)
         await self._imports.wait()
         if error := self._kinds[kind].import_error:
             raise errors.SpawnFailed(f"cannot import the kind {kind}: {error}", permanent=True)
         self._warm.add(kind)
-        return self._kinds[kind].params
+
+    async def check(self, kind: str, given: Params) -> Params:
+        await self.warm(kind)
+        return params.check(kind, self._kinds[kind].params, given)
+
+    def set_kinds(self, kinds: Mapping[str, settings.Kind]) -> None:
+        self._kinds = {name: self._kinds.get(name, Behaviour()) for name in kinds}
+        self._warm &= kinds.keys()
+
+    async def reload(self, kind: str) -> None:
+        self.reloaded.append(kind)
+        await self.warm(kind)
 
     async def spawn(self, order: Order) -> FakeProcess:
         await self._forks.wait()

@@ -9,21 +9,20 @@ import fcntl
 import logging
 import os
 import signal
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from botproc import kernel, wire
 from botproc.reaper import Reaper
-from supervisor import errors, logs, settings
+from supervisor import errors, logs, params, settings
 from supervisor.engine import pidfd, zygotes
 from supervisor.engine.notifications import Notifications
 from supervisor.engine.process import LocalProcess
 from supervisor.engine.protocol import OnNotify, Order, Process, Warmth
-from supervisor.model import Exit, Identity, Run, now_us
+from supervisor.model import Exit, Identity, Params, Run, now_us
 
 log = logging.getLogger(__name__)
 
@@ -117,12 +116,24 @@ class LocalEngine:
 
     # ---- the engine's verbs
 
-    async def warm(self, kind: str) -> Sequence[Mapping[str, Any]]:
+    async def warm(self, kind: str) -> None:
+        await self._hello(kind)
+
+    async def check(self, kind: str, given: Params) -> Params:
+        return params.check(kind, (await self._hello(kind)).params, given)
+
+    def set_kinds(self, kinds: Mapping[str, settings.Kind]) -> None:
+        raise NotImplementedError
+
+    async def reload(self, kind: str) -> None:
+        raise NotImplementedError
+
+    async def _hello(self, kind: str) -> wire.Hello:
         zygote = await self._zygote(kind)
         hello = await asyncio.shield(zygote.hello)
         if hello.error:
             raise errors.SpawnFailed(_import_failed(kind, hello.error), permanent=True)
-        return hello.params
+        return hello
 
     async def spawn(self, order: Order) -> LocalProcess:
         zygote = self._zygotes.get(order.kind)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from supervisor import settings
 from supervisor.model import Exit, Identity, Limits, Params, Run, Usage
 
 OnNotify = Callable[[int, int, Mapping[str, str]], None]
@@ -76,9 +77,18 @@ class Process(Protocol):
 class Engine(Protocol):
     """Makes processes and finds those again that were made before."""
 
-    async def warm(self, kind: str) -> Sequence[Mapping[str, Any]]:
-        """Returns when a process of this kind can be forked: the parameters that it takes, as its zygote has found
-        them. Raises SpawnFailed, permanent or not."""
+    async def warm(self, kind: str) -> None:
+        """Returns when a process of this kind can be made. Raises SpawnFailed, permanent or not."""
+
+    async def check(self, kind: str, given: Params) -> Params:
+        """The parameters, checked and with their defaults. Raises BadParams, and SpawnFailed as `warm` does."""
+
+    def set_kinds(self, kinds: Mapping[str, settings.Kind]) -> None:
+        """From now on these are the kinds. Those that are new or changed are imported for later starts; bots that
+        run are not touched."""
+
+    async def reload(self, kind: str) -> None:
+        """Imports the kind again, for later starts. Raises SpawnFailed; then what was imported before stays."""
 
     async def spawn(self, order: Order) -> Process:
         """Makes a process. To be called after `warm`, and not to be cancelled. Raises SpawnFailed."""
