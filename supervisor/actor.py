@@ -17,10 +17,27 @@ from pathlib import Path
 from typing import Protocol
 
 from botproc import wire
-from supervisor import errors, logs, restart
+from supervisor import credentials, errors, logs, restart, schedules, settings
 from supervisor.engine.protocol import Engine, Order, Process
 from supervisor.lifecycle import Event, step
-from supervisor.model import SETTLED, Bot, Cause, Exit, Goal, LastExit, Run, State, Usage, now_us
+from supervisor.model import (
+    SETTLED,
+    Bot,
+    Budget,
+    Cause,
+    Exit,
+    Goal,
+    LastExit,
+    Missed,
+    Overlap,
+    Params,
+    Run,
+    State,
+    Usage,
+    now_us,
+)
+from supervisor.pulse import Pulse
+from supervisor.starts import Starts, Turn
 from supervisor.store import Ledger
 
 log = logging.getLogger(__name__)
@@ -30,8 +47,16 @@ KILL_AGAIN_S = 5.0
 
 LEDGER_RETRY_S = 1.0
 
+LONGEST_WAIT_S = 60.0
+"""A wait for a time of day looks at the clock so often: somebody may set it."""
+
+DUMP_S = 0.5
+"""How long a bot that missed its heartbeat has to write down its stacks before it is stopped."""
+
 LAST_LINES = 10
 _LAST_LINES_BYTES = 2048
+_STACKS_LINES = 200
+_STACKS_BYTES = 8192
 
 
 class Logs(Protocol):
@@ -50,7 +75,23 @@ class Surroundings:
     ledger: Ledger
     logs: Logs
     log_dir: Path
-    start_timeout_s: Callable[[str], float]
+    kind: Callable[[str], settings.Kind]
+    """What the settings say of a kind now; also of one that they no longer have."""
+    starts: Starts
+    pulse: Pulse
+    claims: credentials.Claims
+
+    def exclusive(self, bot: Bot) -> str | None:
+        """The credential with which no other bot may run. Raises SpawnFailed."""
+        template = self.kind(bot.kind).exclusive
+        return None if template is None else credentials.name(template, bot.params)
+
+    def budget(self, kind: str, params: Params) -> Budget | None:
+        """The budget that each start counts for. Raises SpawnFailed."""
+        budget = self.kind(kind).budget
+        if budget is None:
+            return None
+        return dataclasses.replace(budget.value, key=credentials.name(budget.key, params))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +114,25 @@ class ShutDown:
 
 
 @dataclass(frozen=True, slots=True)
+class Queued:
+    """It waits for its turn to start, behind so many others."""
+
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """It is its turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dumped:
+    """The time to write down its stacks is over."""
+
+    run_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Spawned:
     run_id: int
     process: Process
@@ -80,7 +140,7 @@ class Spawned:
 
 @dataclass(frozen=True, slots=True)
 class NotSpawned:
-    error: errors.SpawnFailed | errors.LedgerUnavailable
+    error: errors.SpawnFailed | errors.LedgerUnavailable | errors.BudgetSpent | errors.CredentialHeld
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +160,7 @@ class Swept:
     exit_: Exit
 
 
-Message = Command | ShutDown | Spawned | NotSpawned | Ready | Ended | Swept
+Message = Command | ShutDown | Queued | Granted | Dumped | Spawned | NotSpawned | Ready | Ended | Swept
 
 
 class Actor:
@@ -130,7 +190,16 @@ class Actor:
         self._asked: Cause | None = None
         self._killed = False
         self._shutting_down = False
-        self._waits_for_ledger = False
+        self._counts = True
+        """The next start by itself is one of the restarts that the policy limits."""
+        self._turn: Turn | None = None
+        self._needs_pulse = False
+        self._claimed: str | None = None
+        self._heard: float | None = None
+        self._alive_due: float | None = None
+        self._again_due: int | None = None
+        self._until: int | None = None
+        self._stacks: tuple[int, int | None] | None = None
         self._grace_s: float | None = None
         self._log_path = logs.log_path(around.log_dir, bot.bot_id)
         self._log_start = 0
@@ -168,6 +237,26 @@ class Actor:
         """What an earlier supervisor left half done is over."""
         self._enter(state, reason)
 
+    def wait(self, reason: str, until: int) -> None:
+        """It is not started before this time, in microseconds since the epoch; that counts for no restart."""
+        self._counts = False
+        self._enter(State.BACKOFF, reason, until=until)
+
+    def resume(self, since: int, reason: str) -> None:
+        """The first start in this supervisor's life of a bot whose goal is up: now, or when its schedule says so.
+
+        `since`: when its latest run began, or it was made.
+        """
+        schedule = self.bot.schedule
+        if schedule is None:
+            self.begin(reason)
+        elif schedule.missed is Missed.RUN and schedules.missed(schedule, since, now_us()):
+            self.begin("starting: a time of its schedule passed while no supervisor ran")
+        elif (due := schedules.next_after(schedule, now_us())) is None:
+            self._enter(State.EXITED, "its schedule has no further time")
+        else:
+            self.wait("waits for the next time of its schedule", due)
+
     def lose(self, run: Run) -> None:
         """The process of an earlier supervisor's run is gone, and nobody saw how it ended."""
         self.run_id, self._log_start = run.run_id, run.log_start
@@ -175,7 +264,7 @@ class Actor:
         self._close_run(exit_, Cause.LOST, log_end=logs.size(self._log_path), last_lines=())
         self.run_id = None
         if self.bot.goal is Goal.UP:
-            self.begin("starting again: its process was gone when the supervisor came back")
+            self.resume(run.started_at, "starting again: its process was gone when the supervisor came back")
         else:
             self.settle(State.STOPPED, "stopped: its process was gone when the supervisor came back")
 
@@ -191,6 +280,9 @@ class Actor:
             self._around.ledger.set_ready(run.run_id, self.ready_at)
         self._around.logs.follow(self.bot.bot_id, logs.size(self._log_path))
         self._watch(run.run_id, process)
+        with contextlib.suppress(errors.SpawnFailed, errors.CredentialHeld):
+            # It runs, whoever else has claimed the same.
+            self.claim()
         if self.bot.goal is Goal.DOWN:
             self._asked = Cause.STOPPED
             self._enter(State.STOPPING, "asked to stop before the supervisor ended")
@@ -230,6 +322,7 @@ class Actor:
         for task in (self._task, self._launching, self._watching):
             if task is not None:
                 task.cancel()
+        self._let_go()
 
     # ---- the task
 
@@ -270,9 +363,16 @@ class Actor:
                 self._on_not_spawned(message)
             case Ready(run_id=run_id) if run_id == self.run_id:
                 if self.state is State.STARTING:
-                    self.ready_at = now_us()
-                    self._around.ledger.set_ready(run_id, self.ready_at)
-                    self._step(Event.READY, "its process is ready")
+                    self._become_ready(run_id, "its process is ready")
+            case Queued(place=place) if self.state is State.STARTING and self.process is None:
+                # Its time to start has not begun.
+                self._deadline = None
+                self.bot = dataclasses.replace(self.bot, reason=f"waits for its turn to start, behind {place} others")
+            case Granted() if self.state is State.STARTING and self.process is None:
+                self._deadline = self._loop.time() + self._kind.start_timeout_s
+                self.bot = dataclasses.replace(self.bot, reason="starting")
+            case Dumped(run_id=run_id) if run_id == self.run_id:
+                self._on_dumped()
             case Ended(run_id=run_id, exit_=exit_) if run_id == self.run_id:
                 self._on_ended(exit_)
             case Swept(run_id=run_id, exit_=exit_) if run_id == self.run_id:
@@ -320,19 +420,89 @@ class Actor:
         self._deadline = None
         match self.state:
             case State.STARTING:
-                timeout_s = self._around.start_timeout_s(self.bot.kind)
+                if self._alive_due is not None and self.run_id is not None and self._loop.time() >= self._alive_due:
+                    self._become_ready(self.run_id, f"its process has been alive for {self._kind.ready} s")
+                    return
                 self._asked = Cause.START_TIMEOUT
-                self._step(Event.DEADLINE, f"was not ready within {timeout_s:g} s")
+                self._step(Event.DEADLINE, f"was not ready within {self._kind.start_timeout_s:g} s")
+            case State.RUNNING:
+                self._on_running_deadline()
             case State.STOPPING:
                 self._step(Event.DEADLINE, f"did not end within the grace of {self.grace_s:g} s: SIGKILL")
             case State.KILLING:
                 self._step(Event.DEADLINE, "SIGKILL did not end the process: it hangs in the kernel, or is frozen")
             case State.BACKOFF | State.FAILED:
+                if self._until is not None and now_us() < self._until:
+                    # The clock was set back, or the wait is a long one.
+                    self._wait_until(self._until)
+                    return
                 restarts = self.bot.restarts
-                if not self._waits_for_ledger:
+                if self._counts:
                     self._restarts.append(self._loop.time())
                     restarts += 1
-                self._step(Event.DEADLINE, "starting again", restarts=restarts)
+                self._step(Event.DEADLINE, "starting again" if self._counts else "starting", restarts=restarts)
+
+    def _wait_until(self, at: int) -> None:
+        """For a time of day, in microseconds since the epoch."""
+        self.next_start_at = self._until = at
+        self._deadline = self._loop.time() + min(max(0.0, (at - now_us()) / 1e6), LONGEST_WAIT_S)
+
+    def _become_ready(self, run_id: int, reason: str) -> None:
+        self.ready_at = now_us()
+        self._around.ledger.set_ready(run_id, self.ready_at)
+        self._step(Event.READY, reason)
+
+    # ---- while it runs
+
+    def _on_running_deadline(self) -> None:
+        now = self._loop.time()
+        heartbeat_due = self._heartbeat_due()
+        if heartbeat_due is not None and now >= heartbeat_due:
+            assert self._heard is not None
+            self._asked = Cause.HEARTBEAT
+            self._step(Event.DEADLINE, f"missed its heartbeat: it was silent for {now - self._heard:.1f} s")
+        elif self._again_due is not None and now_us() >= self._again_due:
+            self._asked = Cause.RESTARTED
+            self._step(Event.RESTART, "its schedule begins the next run, and ends this one")
+        else:
+            self._set_running_deadline()
+
+    def _set_running_deadline(self) -> None:
+        deadlines = []
+        if (heartbeat_due := self._heartbeat_due()) is not None:
+            deadlines.append(heartbeat_due)
+        if self._again_due is not None:
+            deadlines.append(self._loop.time() + min(max(0.0, (self._again_due - now_us()) / 1e6), LONGEST_WAIT_S))
+        self._deadline = min(deadlines, default=None)
+
+    def _heartbeat_due(self) -> float | None:
+        """When it has been silent for too long, counted from when we could hear it."""
+        heartbeat_s = self._kind.heartbeat_s
+        if heartbeat_s is None or self._heard is None:
+            return None
+        if not self._needs_pulse:
+            self._needs_pulse = True
+            self._around.pulse.need()
+        return max(self._heard, self._around.pulse.awake_since()) + heartbeat_s
+
+    def _on_dumped(self) -> None:
+        assert self._stacks is not None
+        self._stacks = self._stacks[0], logs.size(self._log_path)
+        if self.process is not None:
+            self.process.terminate()
+
+    def _what_it_dumped(self, log_end: int) -> str:
+        """The stacks that a bot wrote down when it had missed its heartbeat."""
+        if self._stacks is None:
+            return ""
+        start, end = self._stacks
+        end = log_end if end is None else end
+        stacks = logs.tail(self._log_path, _STACKS_LINES, start=start, end=end, max_bytes=_STACKS_BYTES)
+        return "".join(f"\n{line}" for line in logs.lines_of(stacks))
+
+    @property
+    def _kind(self) -> settings.Kind:
+        return self._around.kind(self.bot.kind)
 
     @property
     def grace_s(self) -> float:
@@ -340,12 +510,20 @@ class Actor:
 
     # ---- states
 
-    def _step(self, event: Event, reason: str, *, delay_s: float | None = None, restarts: int | None = None) -> None:
+    def _step(
+        self,
+        event: Event,
+        reason: str,
+        *,
+        delay_s: float | None = None,
+        until: int | None = None,
+        restarts: int | None = None,
+    ) -> None:
         before = self.state
         after = step(before, event)
         if restarts is not None:
             self.bot = dataclasses.replace(self.bot, restarts=restarts)
-        self._enter(after, reason, entered=after is not before, delay_s=delay_s)
+        self._enter(after, reason, entered=after is not before, delay_s=delay_s, until=until)
 
     def _enter(
         self,
@@ -354,23 +532,32 @@ class Actor:
         *,
         entered: bool = True,
         delay_s: float | None = None,
+        until: int | None = None,
         run: tuple[int, int] | None = None,
     ) -> None:
         """The state and what it does on entry: everything that a state means stands here."""
+        if state is not State.STARTING:
+            self._end_turn()
         self.bot = dataclasses.replace(self.bot, state=state, reason=reason)
         now = self._loop.time()
-        self.next_start_at = None
+        self.next_start_at = self._until = None
         match state:
             case State.STARTING:
                 self.starts += 1
-                self._deadline = now + self._around.start_timeout_s(self.bot.kind)
+                self._deadline = now + self._kind.start_timeout_s
                 self._asked, self._killed, self._grace_s = None, False, None
                 self.spawn_error = None
-                self._waits_for_ledger = False
+                self._counts = True
+                self._alive_due = self._stacks = None
                 run_id, self.started_at = run or (None, now_us())
                 self._launching = asyncio.create_task(self._launch(run_id), name=f"launch bot-{self.bot.bot_id}")
             case State.RUNNING:
-                self._deadline = None
+                self._heard = now
+                self._again_due = None
+                schedule = self.bot.schedule
+                if schedule is not None and schedule.overlap is Overlap.RESTART:
+                    self._again_due = schedules.next_after(schedule, now_us())
+                self._set_running_deadline()
             case State.STOPPING:
                 if entered:
                     self._deadline = now + self.grace_s
@@ -381,6 +568,8 @@ class Actor:
                     self._deadline = now + KILL_AGAIN_S
                     if self.process is not None:
                         self.process.kill()
+            case State.BACKOFF if until is not None:
+                self._wait_until(until)
             case State.BACKOFF | State.FAILED if delay_s is not None:
                 self._deadline = now + delay_s
                 self.next_start_at = now_us() + int(delay_s * 1e6)
@@ -388,6 +577,7 @@ class Actor:
                 self._deadline = None
         if state in SETTLED:
             self._around.engine.forget(self.bot.bot_id)
+            self._let_go()
         if run is None:
             self._record()
 
@@ -403,8 +593,38 @@ class Actor:
         extra = {"action": "state", "bot_id": bot.bot_id, "event_id": event.event_id, "state": bot.state}
         log.log(level, "bot-%d %s: %s", bot.bot_id, bot.state, bot.reason, extra=extra)
 
+    def claim(self) -> None:
+        """Takes the credential with which no other bot may run, if its kind has one; held until it has settled.
+
+        Raises CredentialHeld, SpawnFailed.
+        """
+        credential = self._around.exclusive(self.bot)
+        if credential is not None:
+            self._around.claims.take(credential, self.bot.bot_id)
+            self._claimed = credential
+
+    def _let_go(self) -> None:
+        """Of all that a bot holds which others wait for."""
+        self._end_turn()
+        if self._claimed is not None:
+            self._around.claims.release(self._claimed, self.bot.bot_id)
+            self._claimed = None
+        if self._needs_pulse:
+            self._around.pulse.release()
+            self._needs_pulse = False
+
+    def _end_turn(self) -> None:
+        if self._turn is not None:
+            self._turn.release()
+            self._turn = None
+
     def _end_process(self) -> None:
-        if self.process is not None:
+        if self.process is not None and self._asked is Cause.HEARTBEAT:
+            self._stacks = logs.size(self._log_path), None
+            self.process.dump()
+            assert self.run_id is not None
+            self._loop.call_later(DUMP_S, self.post, Dumped(self.run_id))
+        elif self.process is not None:
             self.process.terminate()
         elif self._launching is not None and self._cancellable:
             self._launching.cancel()
@@ -415,6 +635,14 @@ class Actor:
         """Row, fork, pid: in this order. Reports as Spawned or NotSpawned."""
         bot, around = self.bot, self._around
         try:
+            self.claim()
+            self._turn = turn = around.starts.ask(bot.kind)
+            if not turn.granted:
+                self.post(Queued(turn.place))
+                self._cancellable = True
+                await turn
+                self._cancellable = False
+                self.post(Granted())
             if run_id is None:
                 self._log_start = logs.size(self._log_path)
                 assert self.started_at is not None
@@ -425,6 +653,7 @@ class Actor:
                     started_at=self.started_at,
                     log_start=self._log_start,
                     restarts=bot.restarts,
+                    budget=around.budget(bot.kind, bot.params),
                 )
             self.run_id = run_id
             if self.state is State.STARTING:
@@ -447,7 +676,12 @@ class Actor:
             process = await around.engine.spawn(order)
         except asyncio.CancelledError:
             self.post(NotSpawned(self._given_up()))
-        except (errors.SpawnFailed, errors.LedgerUnavailable) as error:
+        except (
+            errors.SpawnFailed,
+            errors.LedgerUnavailable,
+            errors.BudgetSpent,
+            errors.CredentialHeld,
+        ) as error:
             self.post(NotSpawned(error))
         else:
             self._written = around.ledger.set_identity(run_id, process.identity)
@@ -457,8 +691,9 @@ class Actor:
 
     def _given_up(self) -> errors.SpawnFailed:
         if self._asked is Cause.START_TIMEOUT:
-            timeout_s = self._around.start_timeout_s(self.bot.kind)
-            return errors.SpawnFailed(f"the kind {self.bot.kind} was not imported within {timeout_s:g} s")
+            return errors.SpawnFailed(
+                f"the kind {self.bot.kind} was not imported within {self._kind.start_timeout_s:g} s"
+            )
         return errors.SpawnFailed("it was stopped before it had a process")
 
     def _on_spawned(self, process: Process) -> None:
@@ -468,6 +703,9 @@ class Actor:
         self.started = self._loop.time()
         self.sample = None
         self._watch(self.run_id, process)
+        if self.state is State.STARTING and isinstance(self._kind.ready, float) and self._deadline is not None:
+            self._alive_due = self.started + self._kind.ready
+            self._deadline = min(self._deadline, self._alive_due)
         if self.state is State.STOPPING:
             process.terminate()
         elif self.state is State.KILLING:
@@ -488,11 +726,17 @@ class Actor:
         self.spawn_error = error
         if isinstance(error, errors.LedgerUnavailable) and self._asked is None:
             # Not the bot's failure: no further try is counted, and there is one each second until the ledger works.
-            self._waits_for_ledger = True
             self._step(Event.GONE_RETRY, f"waits for the ledger: {error.detail}", delay_s=LEDGER_RETRY_S)
+            self._counts = False
+            return
+        if isinstance(error, errors.BudgetSpent) and self._asked is None:
+            self._step(Event.GONE_RETRY, f"waits: {error.detail}", until=error.until)
+            self._counts = False
             return
         cause = self._asked or Cause.SPAWN_FAILED
-        permanent = isinstance(error, errors.SpawnFailed) and error.permanent
+        permanent = isinstance(error, errors.CredentialHeld) or (
+            isinstance(error, errors.SpawnFailed) and error.permanent
+        )
         if self.run_id is not None:
             self._close_run(exit_, cause, log_end=self._log_start, last_lines=())
         self._judge(cause, exit_, permanent=permanent)
@@ -526,7 +770,7 @@ class Actor:
             self.run_id,
             exit=exit_,
             cause=cause,
-            detail=exit_.detail or restart.describe(cause, exit_),
+            detail=(exit_.detail or restart.describe(cause, exit_)) + self._what_it_dumped(log_end),
             log_end=log_end,
             last_lines=last_lines,
         )
@@ -558,8 +802,9 @@ class Actor:
         # A run that was longer than the window leaves none: each restart that is counted came before it.
         while self._restarts and self._restarts[0] < now - policy.within_s:
             self._restarts.popleft()
+        began = self.started_at
         self.process = self.run_id = self.started = self.started_at = self.ready_at = None
-        self.status = self.beat = self.sample = self._watching = None
+        self.status = self.beat = self.sample = self._watching = self._heard = self._alive_due = None
         verdict = restart.judge(
             cause=cause,
             exit_=exit_,
@@ -568,6 +813,12 @@ class Actor:
             recent=tuple(self._restarts),
             permanent=permanent,
         )
+        if (
+            not permanent
+            and verdict.event in (Event.GONE_DONE, Event.GONE_FAILED)
+            and self._next_by_schedule(began, exit_, verdict.reason)
+        ):
+            return
         again = verdict.event is Event.GONE_AGAIN
         self._step(
             verdict.event,
@@ -575,6 +826,19 @@ class Actor:
             delay_s=verdict.delay_s,
             restarts=self.bot.restarts + 1 if again else None,
         )
+
+    def _next_by_schedule(self, began: int | None, exit_: Exit, what: str) -> bool:
+        """Waits for the next time of the schedule, if there is one: however this run ended, it was one of many."""
+        schedule = self.bot.schedule
+        if schedule is None or began is None:
+            return False
+        due = schedules.after_run(schedule, began, max(began, exit_.ended_at))
+        if due is None:
+            return False
+        self._restarts.clear()
+        self._step(Event.GONE_RETRY, f"{what}; waits for the next time of its schedule", until=due)
+        self._counts = False
+        return True
 
     # ---- what the listing shows
 
@@ -604,4 +868,4 @@ class Actor:
         if "STATUS" in values:
             self.status = values["STATUS"][:1000]
         if values.get("WATCHDOG") == "1":
-            self.beat = self._loop.time()
+            self.beat = self._heard = self._loop.time()

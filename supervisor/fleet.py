@@ -11,11 +11,11 @@ import contextlib
 import dataclasses
 import enum
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from supervisor import errors, logs, params, settings
+from supervisor import credentials, errors, logs, params, schedules, settings
 from supervisor.actor import Actor, Logs, ShutDown, Surroundings
 from supervisor.engine.protocol import Engine
 from supervisor.lifecycle import Event
@@ -36,6 +36,8 @@ from supervisor.model import (
     State,
     now_us,
 )
+from supervisor.pulse import Pulse
+from supervisor.starts import Rate, Starts
 from supervisor.store import Ledger
 
 log = logging.getLogger(__name__)
@@ -64,18 +66,24 @@ class Fleet:
         log_dir: Path,
         kinds: Mapping[str, settings.Kind],
         forget_log: Callable[[int], None],
+        rate: Rate,
     ) -> None:
+        """`rate` limits the starts of all kinds together."""
         self._engine = engine
         self._ledger = ledger
         self._log_dir = log_dir
         self._kinds = kinds
+        self._rate = rate
         self._forget_log = forget_log
         self._around = Surroundings(
             engine=engine,
             ledger=ledger,
             logs=follower,
             log_dir=log_dir,
-            start_timeout_s=self._start_timeout_s,
+            kind=self._spec,
+            starts=Starts(self._rate_of),
+            pulse=Pulse(),
+            claims=credentials.Claims(),
         )
         self._actors: dict[int, Actor] = {}
         self._forgetting: set[int] = set()
@@ -102,7 +110,8 @@ class Fleet:
                 actor.lose(run)
                 lost += 1
             elif bot.goal is Goal.UP:
-                actor.begin("starting: its goal is up")
+                latest = await self._ledger.latest_run(bot.bot_id) if bot.schedule else None
+                actor.resume(latest.started_at if latest else bot.created_at, "starting: its goal is up")
                 started += 1
             else:
                 actor.settle(State.STOPPED, "stopped: the supervisor ended while it was stopping")
@@ -150,12 +159,22 @@ class Fleet:
         the bot is forgotten; with `Wait.PROCESS` also for what is wrong with the kind, and the bot is failed.
         """
         self._refuse_when_shutting_down()
-        started_at = now_us()
-        bot, run_id, created = await self._ledger.create_bot_and_run(
-            new, started_at=started_at, idempotency_key=idempotency_key
-        )
-        if not created:
-            return await self.view(bot.bot_id), False
+        if idempotency_key is not None and (earlier := await self._ledger.bot_of_key(idempotency_key)) is not None:
+            # Before anything else: what it holds exclusively, it holds against others.
+            return await self.view(earlier), False
+        with self._claim(new) as claim:
+            if new.schedule is not None:
+                return await self._create_to_wait(new, idempotency_key, claim)
+            started_at = now_us()
+            bot, run_id, created = await self._ledger.create_bot_and_run(
+                new,
+                started_at=started_at,
+                idempotency_key=idempotency_key,
+                budget=self._around.budget(new.kind, new.params),
+            )
+            if not created:
+                return await self.view(bot.bot_id), False
+            claim(bot.bot_id)
         actor = self._actors[bot.bot_id] = Actor(bot, self._around, self._retire)
         actor.begin(bot.reason, None if run_id is None else (run_id, started_at))
         await actor.until(lambda: actor.process is not None or actor.spawn_error is not None)
@@ -163,11 +182,13 @@ class Fleet:
         if error is not None and actor.state is not State.STOPPED:
             permanent = isinstance(error, errors.SpawnFailed) and error.permanent
             timed_out = actor.bot.last_exit is not None and actor.bot.last_exit.cause is Cause.START_TIMEOUT
-            if not permanent and not timed_out:
+            if isinstance(error, errors.SpawnFailed | errors.LedgerUnavailable) and not permanent and not timed_out:
                 await self.delete(bot.bot_id)
                 raise error
             if wait is Wait.PROCESS:
                 await actor.durable()
+                if isinstance(error, errors.BudgetSpent):
+                    raise errors.BudgetSpent(f"bot {bot.bot_id} waits: {error.detail}", bot_id=bot.bot_id)
                 raise errors.SpawnFailed(error.detail, permanent=True, bot_id=bot.bot_id)
         if wait is Wait.READY:
             await actor.until(lambda: actor.state is not State.STARTING)
@@ -181,9 +202,10 @@ class Fleet:
         """
         self._refuse_when_shutting_down()
         actor = await self._actor(bot_id)
+        self._claim_for(actor)
         await actor.ask(Event.START)
         if wait:
-            await self._within_grace(actor, _is_not_changing(actor), start_s=self._start_timeout_s(actor.bot.kind))
+            await self._within_grace(actor, _is_not_changing(actor), start_s=self._spec(actor.bot.kind).start_timeout_s)
         return _view(actor)
 
     async def stop(self, bot_id: int, *, grace_s: float | None = None, wait: bool = True) -> BotView:
@@ -200,10 +222,11 @@ class Fleet:
         """Ends the process, if there is one, and starts another when everything of it is gone. Raises StillAlive."""
         self._refuse_when_shutting_down()
         actor = await self._actor(bot_id)
+        self._claim_for(actor)
         starts = await actor.ask(Event.RESTART, grace_s)
         if wait:
             await self._within_grace(actor, lambda: actor.starts != starts or actor.state in SETTLED)
-            await self._within_grace(actor, _is_not_changing(actor), start_s=self._start_timeout_s(actor.bot.kind))
+            await self._within_grace(actor, _is_not_changing(actor), start_s=self._spec(actor.bot.kind).start_timeout_s)
         return _view(actor)
 
     async def delete(self, bot_id: int) -> None:
@@ -384,9 +407,50 @@ class Fleet:
             del self._actors[actor.bot.bot_id]
         actor.close()
 
-    def _start_timeout_s(self, kind: str) -> float:
-        spec = self._kinds.get(kind)
-        return spec.start_timeout_s if spec else 1.0
+    def _spec(self, kind: str) -> settings.Kind:
+        return self._kinds.get(kind, settings.GONE)
+
+    def _rate_of(self, kind: str | None) -> Rate:
+        if kind is None:
+            return self._rate
+        spec = self._spec(kind)
+        return Rate(at_once=spec.starts_at_once, per_s=spec.starts_per_s)
+
+    @contextlib.contextmanager
+    def _claim(self, new: NewBot) -> Iterator[Callable[[int], None]]:
+        """Holds the exclusive credential of a bot while it is made; it is the bot's once its id is told."""
+        template = self._spec(new.kind).exclusive
+        if template is None:
+            yield lambda bot_id: None
+            return
+        claims, credential = self._around.claims, credentials.name(template, new.params)
+        claims.take(credential, None)
+        try:
+            yield lambda bot_id: claims.give(credential, bot_id)
+        finally:
+            claims.release(credential, None)
+
+    def _claim_for(self, actor: Actor) -> None:
+        """Raises CredentialHeld: what the bot needs is another's."""
+        if actor.state in SETTLED:
+            actor.claim()
+
+    async def _create_to_wait(
+        self, new: NewBot, idempotency_key: str | None, claim: Callable[[int], None]
+    ) -> tuple[BotView, bool]:
+        """A bot with a schedule is made, and started when its time comes."""
+        assert new.schedule is not None
+        due = schedules.next_after(new.schedule, now_us())
+        if due is None:
+            raise errors.BadParams(f"the schedule {new.schedule.cron!r} has no time that is still to come")
+        bot, created = await self._ledger.create_bot(new, idempotency_key=idempotency_key)
+        if not created:
+            return await self.view(bot.bot_id), False
+        claim(bot.bot_id)
+        actor = self._actors[bot.bot_id] = Actor(bot, self._around, self._retire)
+        actor.wait("waits for the first time of its schedule", due)
+        await actor.durable()
+        return _view(actor), True
 
 
 def _is_settled(actor: Actor) -> Callable[[], bool]:

@@ -19,6 +19,7 @@ from supervisor.api import access, datadir, document, headers, limits, problems,
 from supervisor.engine.local import LocalEngine
 from supervisor.fleet import Fleet
 from supervisor.settings import Settings
+from supervisor.starts import Rate
 from supervisor.store import Ledger
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ async def open_fleet(settings: Settings, out: logs.Console) -> AsyncIterator[Fle
         log_dir=engine.log_dir,
         kinds=settings.kinds,
         forget_log=functools.partial(follower.forget, delete=True),
+        rate=Rate(at_once=settings.starts_at_once, per_s=settings.starts_per_s),
     )
     try:
         await engine.open()

@@ -79,6 +79,10 @@ def get(db: SqliteDatabase, bot_id: int) -> model.Bot | None:
     return next(iter(_values(db, (Bot.bot_id == bot_id) & _REMEMBERED)), None)
 
 
+def of_key(db: SqliteDatabase, idempotency_key: str) -> int | None:
+    return next((bot.bot_id for bot in _values(db, Bot.idempotency_key == idempotency_key)), None)
+
+
 def listed(db: SqliteDatabase, query: model.BotQuery, exclude: Collection[int]) -> list[model.Bot]:
     """The bots of a page, and one more if there is one more."""
     wanted = _REMEMBERED & Bot.state.in_(list(query.states)) & (Bot.bot_id > query.after)

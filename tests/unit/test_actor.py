@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
-from supervisor import errors
+from supervisor import credentials, errors, settings
 from supervisor.actor import KILL_AGAIN_S, LEDGER_RETRY_S, Actor, Ended, Ready, ShutDown, Surroundings
 from supervisor.lifecycle import Event
 from supervisor.model import Bot, Cause, Exit, Goal, NewBot, Policy, RestartPolicy, Run, RunQuery, State, now_us
+from supervisor.pulse import Pulse
+from supervisor.starts import Rate, Starts
 from supervisor.store import Ledger
 from tests.fakes import Behaviour, FakeEngine, FakeProcess
 
@@ -105,8 +107,13 @@ class World:
             ledger=ledger,
             logs=NoLogs(),
             log_dir=directory,
-            start_timeout_s=lambda kind: START_TIMEOUT_S,
+            kind=lambda kind: self.spec,
+            starts=Starts(lambda kind: self.rate),
+            pulse=Pulse(),
+            claims=credentials.Claims(),
         )
+        self.spec = settings.Kind(target="any:main", start_timeout_s=START_TIMEOUT_S)
+        self.rate = Rate()
 
     async def start(self, behaviour: Behaviour | None = None, **policy: Any) -> None:
         """Makes the bot and starts it; returns when all that follows by itself has happened."""
