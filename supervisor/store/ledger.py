@@ -12,7 +12,7 @@ from typing import TypeVar
 from peewee import PeeweeException, SqliteDatabase
 
 from supervisor import errors, model
-from supervisor.store import bots, events, file, runs
+from supervisor.store import bots, crashes, events, file, runs, starts
 from supervisor.store.writer import Writer, describe
 
 T = TypeVar("T")
@@ -93,18 +93,26 @@ class Ledger:
         return await self._writer.command(lambda db: [bots.insert(db, new) for new in news])
 
     async def create_bot_and_run(
-        self, new: model.NewBot, *, started_at: int, idempotency_key: str | None = None
+        self,
+        new: model.NewBot,
+        *,
+        started_at: int,
+        idempotency_key: str | None = None,
+        budget: model.Budget | None = None,
     ) -> tuple[model.Bot, int | None, bool]:
         """`create_bot`, `open_run` for its first run and the event of its start in one transaction.
 
+        With a budget that is used up the bot is made all the same, without run and event: it is to wait, and
+        `open_run` says until when.
+
         Returns:
-            The bot, the id of its run (None if the bot was not made now), and whether the bot was made now.
+            The bot, the id of its run if one was opened, and whether the bot was made now.
         """
 
         def write(db: SqliteDatabase) -> tuple[model.Bot, int | None, bool]:
             bot, created = bots.create(db, new, idempotency_key)
             run_id = None
-            if created:
+            if created and may_start(db):
                 run_id = runs.insert(
                     db, bot.bot_id, kind=bot.kind, params=bot.params, started_at=started_at, log_start=0
                 )
@@ -120,16 +128,38 @@ class Ledger:
                 events.append(db, event)
             return bot, run_id, created
 
+        def may_start(db: SqliteDatabase) -> bool:
+            try:
+                if budget is not None:
+                    starts.take(db, budget)
+            except errors.BudgetSpent:
+                return False
+            return True
+
         # Drawn here, in the order in which the writes are queued.
         event_id = next(self._event_ids)
         return await self._writer.command(write)
 
     async def open_run(
-        self, bot_id: int, *, kind: str, params: model.Params, started_at: int, log_start: int, restarts: int
+        self,
+        bot_id: int,
+        *,
+        kind: str,
+        params: model.Params,
+        started_at: int,
+        log_start: int,
+        restarts: int,
+        budget: model.Budget | None = None,
     ) -> int:
-        """Make the row of a run before its process is forked, and note the bot's number of restarts; the run's id."""
+        """Make the row of a run before its process is forked, and note the bot's number of restarts; the run's id.
+
+        Raises:
+            BudgetSpent: the starts that the budget allows are made. Nothing is written.
+        """
 
         def write(db: SqliteDatabase) -> int:
+            if budget is not None:
+                starts.take(db, budget)
             bots.count_restarts(db, bot_id, restarts)
             return runs.insert(db, bot_id, kind=kind, params=params, started_at=started_at, log_start=log_start)
 
@@ -211,6 +241,10 @@ class Ledger:
     async def runs(self, query: model.RunQuery) -> model.Page[model.Run]:
         """The runs that fit, oldest first."""
         return await self._read(lambda db: runs.page(db, query))
+
+    async def crashes(self, query: model.CrashQuery) -> model.Page[model.CrashGroup]:
+        """The groups of runs that failed in the same way, that with the latest run first."""
+        return await self._read(lambda db: crashes.page(db, query))
 
     async def latest_run(self, bot_id: int) -> model.Run | None:
         """The bot's last run, or None if it has none."""
