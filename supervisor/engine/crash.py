@@ -25,9 +25,9 @@ _MESSAGE_LENGTH = 500
 
 def read(path: Path, run_id: int) -> Raised | None:
     """The exception that ended this run, None if the file tells of none."""
-    lock, found, rest = _head(path).partition(b"\n")
+    lock, _, rest = _head(path).partition(b"\n")
     line, complete, _ = rest.partition(b"\n")
-    if not found or not complete or lock.split(b" ")[0] != b"%d" % run_id:
+    if not complete or lock.split(b" ")[0] != b"%d" % run_id:
         return None
     try:
         values = json.loads(line)

@@ -508,7 +508,7 @@ def _lock_holder(path: Path, run_id: int | None = None) -> Identity | None:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return None
         except BlockingIOError:
-            words = os.pread(fd, 100, 0).split()
+            words = os.pread(fd, 100, 0).partition(b"\n")[0].split()
             if len(words) != 3 or (run_id is not None and int(words[0]) != run_id):
                 return None
             pid, start_ticks = int(words[1]), int(words[2])
