@@ -106,7 +106,8 @@ class Ended:
     """Zygote to supervisor: a run's process was reaped.
 
     Sent at once, and again with `swept` when nothing that it had started is left. Kept by the zygote until
-    acknowledged. `cpu_seconds` and `max_rss_bytes` include the descendants that the bot had waited for.
+    acknowledged. `cpu_seconds` and `max_rss_bytes` include the descendants that the bot had waited for. `bot_id` is 0
+    from an older zygote.
     """
 
     run_id: int
@@ -117,6 +118,7 @@ class Ended:
     max_rss_bytes: int
     descendants_killed: int
     swept: bool
+    bot_id: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -276,9 +276,9 @@ class _Zygote:
         deaths = self._reaper.reap()
         swept = dict(self._reaper.sweep(death.key for death in deaths))
         for death in deaths:
-            del self._alive[death.key]
             ended = wire.Ended(
                 run_id=death.key,
+                bot_id=self._alive.pop(death.key).bot_id,
                 exit_code=death.exit_code,
                 signal=death.signal,
                 ended_at=time.time_ns() // 1000,

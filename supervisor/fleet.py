@@ -26,6 +26,8 @@ from supervisor.model import (
     BotQuery,
     BotView,
     Cause,
+    CrashGroup,
+    CrashQuery,
     Exit,
     Goal,
     KindView,
@@ -304,6 +306,10 @@ class Fleet:
     async def runs(self, query: RunQuery) -> Page[Run]:
         """One page of runs, oldest first."""
         return await self._ledger.runs(query)
+
+    async def crashes(self, query: CrashQuery) -> Page[CrashGroup]:
+        """One page of the ways in which runs failed, the latest first."""
+        return await self._ledger.crashes(query)
 
     async def log_tail(self, bot_id: int, *, lines: int, run_id: int | None = None) -> bytes:
         """The last lines of a bot's log, or of one run of it. Raises UnknownBot, UnknownRun."""

@@ -270,7 +270,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CrashGroup:
-    """The runs of a kind that failed in the same way. `raised` is that of the latest of them, `run_id`."""
+    """The runs of a kind that failed in the same way. All but the count and `first_at` is of the latest, `run_id`."""
 
     kind: str
     fingerprint: str
@@ -281,6 +281,7 @@ class CrashGroup:
     first_at: int
     last_at: int
     run_id: int
+    bot_id: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -384,9 +385,24 @@ class RunQuery:
     bot_id: int | None = None
     kind: str | None = None
     causes: frozenset[Cause] = frozenset()
+    fingerprint: str | None = None
     since: int | None = None
     until: int | None = None
     after: int = 0
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrashQuery:
+    """Which groups of failed runs to list, that with the latest run first.
+
+    `since` is a bound for the end of a group's latest run, in microseconds; `before` the run_id that ended the page
+    before.
+    """
+
+    kind: str | None = None
+    since: int | None = None
+    before: int | None = None
     limit: int = 100
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from supervisor.lifecycle import Event
-from supervisor.model import Cause, Exit, Goal, Policy, RestartPolicy
+from supervisor.model import Cause, Exit, Goal, Policy, Raised, RestartPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +37,14 @@ def cause_of(exit_: Exit, asked: Cause | None, killed: bool) -> Cause:
 
 
 def describe(cause: Cause, exit_: Exit) -> str:
-    """The end of a run as the beginning of a sentence, e.g. "crashed with exit code 1"."""
+    """The end of a run as the beginning of a sentence, e.g. "crashed with exit code 1: ValueError: no such town"."""
     how = ""
     if exit_.signal is not None:
         how = signal_name(exit_.signal)
     elif exit_.exit_code is not None:
         how = f"exit code {exit_.exit_code}"
+        if exit_.raised is not None:
+            how += f": {_last_line(exit_.raised)}"
     match cause:
         case Cause.EXITED:
             return "ended well, with exit code 0"
@@ -66,6 +68,30 @@ def describe(cause: Cause, exit_: Exit) -> str:
             return f"could not be started: {exit_.detail}"
         case Cause.LOST:
             return "ended while nobody could see how"
+
+
+def _last_line(raised: Raised) -> str:
+    """As a traceback ends, with no more than the first line of the message."""
+    first = raised.message.partition("\n")[0]
+    return f"{raised.type}: {first}" if first else raised.type
+
+
+_FAILURES = frozenset(
+    {Cause.CRASHED, Cause.KILLED, Cause.OOM, Cause.HEARTBEAT, Cause.START_TIMEOUT, Cause.SPAWN_FAILED}
+)
+
+
+def fingerprint(cause: Cause, exit_: Exit) -> str | None:
+    """The same for runs that failed in the same way; None for one that did not fail.
+
+    That of the exception if there was one, also while the bot was stopped; else the cause with its code or signal,
+    e.g. "killed:SIGSEGV".
+    """
+    if exit_.raised is not None:
+        return exit_.raised.fingerprint
+    if cause not in _FAILURES:
+        return None
+    return f"{cause}:{exit_.exit_code if exit_.signal is None else signal_name(exit_.signal)}"
 
 
 def signal_name(number: int) -> str:

@@ -134,6 +134,32 @@ class Runs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Crash:
+    """The runs of a kind that failed in the same way. `type` and `message` are null where no exception is known.
+
+    All but `count` and `first_at` is of the latest of them, the run `run_id`.
+    """
+
+    kind: str
+    fingerprint: str
+    cause: model.Cause
+    type: str | None
+    message: str | None
+    detail: str
+    count: int
+    first_at: Time
+    last_at: Time
+    run_id: int
+    bot_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crashes:
+    crashes: Sequence[Crash]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Kinds:
     kinds: Sequence[model.KindView]
 
@@ -161,6 +187,7 @@ class Problem(BaseModel):
 
 BOT, BOTS = TypeAdapter(Bot), TypeAdapter(list[Bot])
 RUN, RUNS, HISTORY = TypeAdapter(Run), TypeAdapter(Runs), TypeAdapter(list[PastRun])
+CRASHES = TypeAdapter(Crashes)
 KIND, KINDS = TypeAdapter(model.KindView), TypeAdapter(Kinds)
 STARTED, STOPPED, HEALTH = TypeAdapter(Started), TypeAdapter(Stopped), TypeAdapter(Health)
 
@@ -230,6 +257,24 @@ def run(run: model.Run) -> Run:
         last_lines=run.last_lines,
         raised=run.raised,
         fingerprint=run.fingerprint,
+    )
+
+
+def crash(group: model.CrashGroup) -> Crash:
+    """A group of failed runs as callers see it."""
+    raised = group.raised
+    return Crash(
+        kind=group.kind,
+        fingerprint=group.fingerprint,
+        cause=group.cause,
+        type=None if raised is None else raised.type,
+        message=None if raised is None else raised.message,
+        detail=group.detail,
+        count=group.count,
+        first_at=time(group.first_at),
+        last_at=time(group.last_at),
+        run_id=group.run_id,
+        bot_id=group.bot_id,
     )
 
 

@@ -169,6 +169,7 @@ class RunsOfBot(_Query):
     """Which runs of a bot to list: every condition that is given must hold."""
 
     cause: Causes | None = Field(default=None, description="causes, with commas")
+    fingerprint: Text | None = Field(default=None, description="that of a group of GET /crashes")
     since: AwareDatetime | None = Field(default=None, description="started then or later")
     until: AwareDatetime | None = Field(default=None, description="started before")
 
@@ -177,6 +178,7 @@ class RunsOfBot(_Query):
             bot_id=bot_id,
             kind=self.kind,
             causes=frozenset(map(model.Cause, self.cause.split(","))) if self.cause else frozenset(),
+            fingerprint=self.fingerprint,
             since=_micros(self.since),
             until=_micros(self.until),
             after=self.after,
@@ -194,6 +196,15 @@ class History(Runs):
     """Which runs to list: every condition that is given must hold."""
 
     limit: Limit = 1000
+
+
+class Crashes(_Query):
+    """Which groups of failed runs to list: every condition that is given must hold."""
+
+    since: AwareDatetime | None = Field(default=None, description="the latest run failed then or later")
+
+    def query(self) -> model.CrashQuery:
+        return model.CrashQuery(kind=self.kind, since=_micros(self.since), before=self.after or None, limit=self.limit)
 
 
 def _micros(at: datetime | None) -> int | None:

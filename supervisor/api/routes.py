@@ -60,6 +60,7 @@ def table(fleet: Fleet) -> Table:
             Route(READ, "GET", "/runs", r.list_runs, answers.Runs, problems=(503,)),
             Route(READ, "GET", "/bots/{bot_id}/runs", r.list_runs_of_bot, answers.Runs, problems=(404, 503)),
             Route(READ, "GET", "/runs/{run_id}", r.get_run, answers.Run, problems=(404, 503)),
+            Route(READ, "GET", "/crashes", r.list_crashes, answers.Crashes, problems=(503,)),
         ),
         "live": (
             Route(READ, "GET", "/bots/{bot_id}/logs", b.tail_logs, str, problems=(404, 503)),

@@ -1,4 +1,4 @@
-"""The calls on runs."""
+"""The calls on runs, and on the ways in which they failed."""
 
 from __future__ import annotations
 
@@ -42,6 +42,14 @@ class Runs:
     async def get_run(self, run_id: Annotated[requests.Id, Path()]) -> Response:
         """One run."""
         return answers.reply(answers.RUN, answers.run(await self.fleet.run(run_id)))
+
+    async def list_crashes(self, query: Annotated[requests.Crashes, Query()]) -> Response:
+        """The failed runs in groups: those of a kind that failed in the same way. The latest first."""
+        page = await self.fleet.crashes(query.query())
+        groups = answers.Crashes(
+            crashes=list(map(answers.crash, page.items)), next_cursor=paging.cursor(page.next_after)
+        )
+        return answers.reply(answers.CRASHES, groups)
 
 
 def _page(page: model.Page[model.Run]) -> Response:

@@ -174,7 +174,7 @@ class LocalEngine:
         identity = run.identity or self._holder(run)
         if identity is None:
             return None
-        process = LocalProcess(run.bot_id, run.run_id, identity, lambda _: None)
+        process = LocalProcess(run.bot_id, run.run_id, identity, self._lock_path(run.bot_id), lambda _: None)
         if process.fd is None:
             return None
         self._know(process)
@@ -266,7 +266,7 @@ class LocalEngine:
             ready_at_start=spec.ready == "start",
             heartbeat_s=spec.heartbeat_s,
         )
-        zygote = await zygotes.Zygote.make(birth, self._on_end)
+        zygote = await zygotes.Zygote.make(birth, self._lock_path, self._on_end)
         self._reaper.expect(zygote.pid, zygote)
         # Started by multiprocessing with the first zygote.
         self._reaper.spare({resource_tracker._resource_tracker._pid})  # type: ignore[attr-defined]
@@ -295,7 +295,7 @@ class LocalEngine:
     async def _find(self, path: Path) -> None:
         """A zygote of an earlier supervisor, by its socket."""
         kind = path.name.rsplit(".", 3)[0]
-        zygote = zygotes.Zygote(kind, path, self._on_end)
+        zygote = zygotes.Zygote(kind, path, self._lock_path, self._on_end)
         try:
             await zygote.connect()
         except (ConnectionError, FileNotFoundError, ProcessLookupError):
@@ -508,7 +508,7 @@ def _lock_holder(path: Path, run_id: int | None = None) -> Identity | None:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return None
         except BlockingIOError:
-            words = os.pread(fd, 100, 0).split()
+            words = os.pread(fd, 100, 0).partition(b"\n")[0].split()
             if len(words) != 3 or (run_id is not None and int(words[0]) != run_id):
                 return None
             pid, start_ticks = int(words[1]), int(words[2])

@@ -7,18 +7,22 @@ import dataclasses
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
-from supervisor.engine import pidfd, usage
+from supervisor.engine import crash, pidfd, usage
 from supervisor.model import Exit, Identity, Usage
 
 
 class LocalProcess:
     """A process that a zygote made. `acknowledge` is what to call when its end is in the ledger."""
 
-    def __init__(self, bot_id: int, run_id: int, identity: Identity, acknowledge: Callable[[int], None]) -> None:
+    def __init__(
+        self, bot_id: int, run_id: int, identity: Identity, lock_path: Path, acknowledge: Callable[[int], None]
+    ) -> None:
         self.bot_id = bot_id
         self.run_id = run_id
         self._identity = identity
+        self._lock_path = lock_path
         self._acknowledge = acknowledge
         loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[Exit] = loop.create_future()
@@ -68,7 +72,12 @@ class LocalProcess:
 
     def ended(self, exit_: Exit) -> None:
         """Told by whoever has reaped it; again when nothing that it had started is left."""
-        if not self._ended.done():
+        if self._ended.done():
+            exit_ = dataclasses.replace(exit_, raised=self._ended.result().raised)
+        else:
+            if exit_.exit_code:
+                # Now, since the file is the next run's as soon as that has begun.
+                exit_ = dataclasses.replace(exit_, raised=crash.read(self._lock_path, self.run_id))
             self._ended.set_result(exit_)
             if self.fd is not None:
                 asyncio.get_running_loop().remove_reader(self.fd)

@@ -40,9 +40,14 @@ class Zygote:
     """
 
     def __init__(
-        self, kind: str, socket_path: Path, on_end: Callable[[LocalProcess], None], child: tuple[int, int] | None = None
+        self,
+        kind: str,
+        socket_path: Path,
+        lock_path: Callable[[int], Path],
+        on_end: Callable[[LocalProcess], None],
+        child: tuple[int, int] | None = None,
     ) -> None:
-        """`child` are its pid and its pidfd, when it is a child of ours."""
+        """`lock_path` says where a bot's lock is; `child` are its pid and its pidfd, when it is a child of ours."""
         self.kind = kind
         self.socket_path = socket_path
         self.is_child = child is not None
@@ -57,6 +62,7 @@ class Zygote:
         self.told = 0
         """How many messages came from it."""
         self.lost = asyncio.Event()
+        self._lock_path = lock_path
         self._on_end = on_end
         self._since = asyncio.get_running_loop().time()
         self._pending: dict[int, tuple[asyncio.Future[LocalProcess], tuple[int, int]]] = {}
@@ -65,7 +71,9 @@ class Zygote:
         self._reading: asyncio.Task[None] | None = None
 
     @classmethod
-    async def make(cls, birth: wire.Birth, on_end: Callable[[LocalProcess], None]) -> Zygote:
+    async def make(
+        cls, birth: wire.Birth, lock_path: Callable[[int], Path], on_end: Callable[[LocalProcess], None]
+    ) -> Zygote:
         """Starts a new one. Raises SpawnFailed when no process can be made."""
         process = _spawn.Process(target=zygote.main, args=(birth,), name=f"zygote {birth.kind}")
         try:
@@ -80,7 +88,7 @@ class Zygote:
         # The engine reaps all children of the supervisor: multiprocessing need not know of this one.
         multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
         path = Path(birth.run_dir) / birth.socket_name
-        return cls(birth.kind, path, on_end, (process.pid, fd))
+        return cls(birth.kind, path, lock_path, on_end, (process.pid, fd))
 
     @staticmethod
     def socket_name(prefix: str) -> str:
@@ -218,16 +226,14 @@ class Zygote:
 
     def _alive(self, alive: wire.Alive) -> LocalProcess:
         identity = Identity(pid=alive.pid, start_ticks=alive.start_ticks, inode=alive.inode, boot_id=pidfd.boot_id())
-        process = LocalProcess(alive.bot_id, alive.run_id, identity, self.acknowledge)
-        self.processes[alive.run_id] = process
-        return process
+        return self._process(alive.bot_id, alive.run_id, identity)
 
     def _ended(self, ended: wire.Ended) -> None:
         process = self.processes.get(ended.run_id)
         if process is None:
             # Ended while no supervisor was there: it has no pid any more, only an end.
             nobody = Identity(pid=0, start_ticks=0, inode=0, boot_id="")
-            process = self.processes[ended.run_id] = LocalProcess(0, ended.run_id, nobody, self.acknowledge)
+            process = self._process(ended.bot_id, ended.run_id, nobody)
         process.ended(
             Exit(
                 exit_code=ended.exit_code,
@@ -240,6 +246,11 @@ class Zygote:
             )
         )
         self._on_end(process)
+
+    def _process(self, bot_id: int, run_id: int, identity: Identity) -> LocalProcess:
+        process = LocalProcess(bot_id, run_id, identity, self._lock_path(bot_id), self.acknowledge)
+        self.processes[run_id] = process
+        return process
 
 
 def lost_exit(detail: str) -> Exit:

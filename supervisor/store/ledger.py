@@ -12,7 +12,7 @@ from typing import TypeVar
 from peewee import PeeweeException, SqliteDatabase
 
 from supervisor import errors, model
-from supervisor.store import bots, events, file, runs, starts
+from supervisor.store import bots, crashes, events, file, runs, starts
 from supervisor.store.writer import Writer, describe
 
 T = TypeVar("T")
@@ -245,6 +245,10 @@ class Ledger:
     async def runs(self, query: model.RunQuery) -> model.Page[model.Run]:
         """The runs that fit, oldest first."""
         return await self._read(lambda db: runs.page(db, query))
+
+    async def crashes(self, query: model.CrashQuery) -> model.Page[model.CrashGroup]:
+        """The groups of runs that failed in the same way, that with the latest run first."""
+        return await self._read(lambda db: crashes.page(db, query))
 
     async def latest_run(self, bot_id: int) -> model.Run | None:
         """The bot's last run, or None if it has none."""

@@ -12,7 +12,7 @@ from typing import Any
 from peewee import SQL, Expression, SqliteDatabase
 
 from supervisor import model, restart
-from supervisor.store import tables
+from supervisor.store import crashes, tables
 from supervisor.store.tables import Run
 
 _OPEN = Run.cause.is_null()
@@ -63,6 +63,8 @@ def close(
         "max_rss_bytes": exit.max_rss_bytes,
         "log_end": log_end,
         "last_lines": last_lines,
+        "raised": exit.raised and dataclasses.asdict(exit.raised),
+        "fingerprint": restart.fingerprint(cause, exit),
     }
     if tables.update(db, Run, run_id, row, where="cause IS NULL"):
         sweep(db, run_id, exit.descendants_killed)
@@ -101,8 +103,16 @@ def page(db: SqliteDatabase, query: model.RunQuery) -> model.Page[model.Run]:
     if query.since is not None or query.until is not None:
         first, last = _range(db, query)
         wanted &= Run.run_id.between(first, last)
-    causes = [Run.cause == cause for cause in query.causes] or _BY_CAUSE
-    ids = _merged(wanted & cause for cause in causes)
+    if query.fingerprint is None:
+        arms = [Run.cause == cause for cause in query.causes] or _BY_CAUSE
+    else:
+        wanted &= Run.fingerprint == query.fingerprint
+        if query.causes:
+            wanted &= Run.cause.in_(list(query.causes))
+        arms = [Run.kind == kind for kind in crashes.kinds(db)]
+        if not arms:
+            return model.Page([], None)
+    ids = _merged(wanted & arm for arm in arms)
     found = _values(db, Run.run_id.in_(ids.order_by(SQL("1")).limit(query.limit + 1)))
     if query.kind is not None and found and found[0].kind != query.kind:
         found = []  # The runs of a bot, which alone were asked for, are of one kind: all of another.

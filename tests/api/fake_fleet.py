@@ -31,6 +31,7 @@ class FakeFleet:
         """Forget everything, and be well."""
         self.bots: dict[int, model.BotView] = {}
         self.runs_: list[model.Run] = []
+        self.crashes_: list[model.CrashGroup] = []
         self.keys: dict[str, int] = {}
         self.signals: list[tuple[int, int]] = []
         self.waited: list[Wait | bool] = []
@@ -161,8 +162,20 @@ class FakeFleet:
             and query.bot_id in (None, run.bot_id)
             and query.kind in (None, run.kind)
             and (not query.causes or run.cause in query.causes)
+            and query.fingerprint in (None, run.fingerprint)
             and (query.since is None or run.started_at >= query.since)
             and (query.until is None or run.started_at < query.until)
+        ]
+        page = found[: query.limit]
+        return model.Page(page, page[-1].run_id if len(found) > len(page) else None)
+
+    async def crashes(self, query: model.CrashQuery) -> model.Page[model.CrashGroup]:
+        found = [
+            group
+            for group in self.crashes_
+            if (query.before is None or group.run_id < query.before)
+            and query.kind in (None, group.kind)
+            and (query.since is None or group.last_at >= query.since)
         ]
         page = found[: query.limit]
         return model.Page(page, page[-1].run_id if len(found) > len(page) else None)

@@ -55,6 +55,7 @@ def validate(document: dict[str, Any], schema: dict[str, Any], value: Any) -> No
         ("get", "/bots/{bot_id}/runs", None),
         ("get", "/runs", None),
         ("get", "/runs/{run_id}", None),
+        ("get", "/crashes", None),
         ("get", "/kinds", None),
         ("get", "/kinds/{name}", None),
         ("get", "/livez", None),

@@ -17,7 +17,7 @@ from peewee import OperationalError
 
 from supervisor import errors, migrations, model
 from supervisor.model import Cause, State
-from supervisor.store import Ledger, bots, file, runs
+from supervisor.store import Ledger, bots, crashes, file, runs
 from supervisor.store.tables import Bot, Event, Run, Start
 
 NEW = model.NewBot(kind="counter", params={"start_number": 12})
@@ -225,6 +225,50 @@ def test_an_older_ledger_is_migrated(path: Path, steps: Path) -> None:
         assert db.execute("SELECT name FROM schema_migration ORDER BY name").fetchall()[-1] == ("0900_colour",)
 
 
+def test_a_ledger_from_before_kinds_had_limits(tmp_path: Path, steps: Path) -> None:
+    """With bots and runs in it: they are all there, and have what nobody had said of them."""
+    path = tmp_path / "ledger.db"
+    later = [step for step in steps.iterdir() if step.name > "0002"]
+    for step in later:
+        step.rename(step.with_suffix(".later"))
+    file.prepare(path)
+    _execute(
+        path,
+        """
+        INSERT INTO bot (kind, params, name, labels, restart, grace_s, goal, state, reason, restarts, created_at)
+        VALUES ('counter', '{"start_number":12}', 'web', '{}', '{"policy":"never"}', 10, 'up', 'failed', 'so', 2, 1)
+        """,
+        """
+        INSERT INTO run (bot_id, kind, params, started_at, ended_at, exit_code, cause, detail, descendants_killed,
+            log_start, last_lines)
+        VALUES (1, 'counter', '{"start_number":12}', 1, 2, 3, 'crashed', 'it crashed', 0, 0, '["12"]')
+        """,
+        "INSERT INTO event (event_id, at, bot_id, run_id, state, goal, reason) VALUES (7, 2, 1, 1, 'failed', 'up', '')",
+    )
+    for step in later:
+        step.with_suffix(".later").rename(step)
+
+    async def read() -> None:
+        ledger = await Ledger.open(path)
+        bot, run = await ledger.bot(1), await ledger.run(1)
+        assert bot is not None
+        assert (bot.name, bot.params, bot.restarts, bot.state) == ("web", {"start_number": 12}, 2, State.FAILED)
+        assert (bot.limits, bot.schedule) == (model.Limits(), None)
+        assert run is not None
+        assert (run.cause, run.exit_code, run.last_lines) == (Cause.CRASHED, 3, ("12",))
+        assert (run.raised, run.fingerprint) == (None, None)
+        assert (await ledger.crashes(model.CrashQuery())).items == []
+        event, written = ledger.record(1, 1, State.STARTING, model.Goal.UP, "", 3)
+        await written
+        assert event.event_id == 8
+        budget = model.Budget(key="k", starts=1, per_s=1)
+        bot, run_id, created = await ledger.create_bot_and_run(NEW, started_at=4, budget=budget)
+        assert (bot.bot_id, run_id, created) == (2, 2, True)
+        await ledger.close()
+
+    asyncio.run(read())
+
+
 def test_a_migration_that_fails_changes_nothing(path: Path, steps: Path) -> None:
     (steps / "0900_wrong.py").write_text(
         "def up(migrator, db):\n"
@@ -286,10 +330,12 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
         FROM n, bot WHERE bot_id = 1
         """,
         f"""
-        INSERT INTO run (bot_id, kind, params, started_at, cause, detail, descendants_killed, log_start, last_lines)
+        INSERT INTO run (bot_id, kind, params, started_at, ended_at, cause, detail, descendants_killed, log_start,
+            last_lines, fingerprint)
         {numbers}
-        SELECT CASE id % 2 WHEN 0 THEN 1 ELSE id END, kind, params, id,
-            CASE WHEN id = 25000 THEN 'oom' WHEN id <= 49990 THEN 'exited' END, '', 0, 0, '[]'
+        SELECT CASE id % 2 WHEN 0 THEN 1 ELSE id END, kind, params, id, CASE WHEN id <= 49990 THEN id END,
+            CASE WHEN id = 25000 THEN 'oom' WHEN id <= 49990 THEN 'exited' END, '', 0, 0, '[]',
+            CASE WHEN id = 25000 THEN 'oom:SIGKILL' END
         FROM n, bot WHERE bot_id = 1
         """,
     )
@@ -310,6 +356,8 @@ PAGES = [
     model.RunQuery(since=49_000),
     model.RunQuery(since=25_000, until=49_000, kind="counter", causes=frozenset({Cause.OOM})),
     model.RunQuery(until=100, after=50),
+    model.RunQuery(fingerprint="oom:SIGKILL"),
+    model.CrashQuery(kind="counter"),
     model.BotQuery(),
     model.BotQuery(states=frozenset(State), after=10),
     model.BotQuery(states=frozenset({State.STOPPED, State.FAILED})),
@@ -327,6 +375,8 @@ def test_a_page_costs_little_however_long_the_list(large: Path, page: object) ->
     match page:
         case model.RunQuery():
             runs.page(db, page)
+        case model.CrashQuery():
+            crashes.page(db, page)
         case model.BotQuery():
             bots.listed(db, page, exclude=())
         case _:
