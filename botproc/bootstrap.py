@@ -7,7 +7,9 @@ lock, and nothing open of the zygote's or of other bots; what the kind's modules
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
+import functools
 import inspect
 import io
 import multiprocessing
@@ -15,14 +17,16 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
-from typing import Any
+from typing import Any, TypeVar
 
 import setproctitle
 
-from botproc import contract, kernel, notify, wire
+from botproc import contract, crash, kernel, notify, secrets, watchdog, wire
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,17 +44,122 @@ def run(birth: wire.Birth, target: Target, spawn: wire.Spawn) -> None:
     SIGTERM is blocked until there is something that can take it, so that a stop in the first millisecond is not
     lost on asyncio.
     """
-    set_up(birth, spawn)
-    context = contract.Context(
-        bot_id=spawn.bot_id, run_id=spawn.run_id, kind=birth.kind, name=spawn.name, labels=spawn.labels
+    lock = set_up(birth, spawn)
+    try:
+        params = secrets.resolve(spawn.params, birth.secrets_dir)
+    except secrets.Unresolved as error:
+        print(f"bot-{spawn.bot_id} cannot be set up: {error}", file=sys.stderr, flush=True)
+        sys.exit(wire.EXIT_UNUSABLE)
+    if birth.heartbeat_s is not None:
+        watchdog.dump_on_signal()
+    stopping = contract.Stopping()
+    context = (contract.Context if target.is_async else contract.SyncContext)(
+        bot_id=spawn.bot_id,
+        run_id=spawn.run_id,
+        kind=birth.kind,
+        name=spawn.name,
+        labels=spawn.labels,
+        data_dir=spawn.data_dir,
+        stopping=stopping,
     )
-    args = (context,) if target.takes_context else ()
-    if target.is_async:
-        asyncio.run(_cancelled_by_sigterm(target, args, spawn.params))
-    else:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    args, kwargs = arguments(target, context, params)
+    call = functools.partial(target.call, *args, **kwargs)
+    try:
+        if target.is_async:
+            asyncio.run(_main(birth, call, stopping, spawn.grace_s))
+        elif target.takes_context:
+            stopping.then = functools.partial(_leave, stopping)
+            with _sigterm_asks(stopping):
+                _begin(birth)
+                call()
+        else:
+            _begin(birth)
+            call()
+    except Exception as error:
+        crash.record(error, lock)
+        raise
+
+
+def arguments(
+    target: Target, context: contract.Context | contract.SyncContext, params: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What the target is called with: by position and by name."""
+    return (context,) if target.takes_context else (), params
+
+
+async def until_stopped(call: Callable[[], Awaitable[T]], stopping: contract.Stopping, grace_s: float) -> T | None:
+    """What the target returns; None where a stop cancelled it. It runs in the task of the caller."""
+    main = asyncio.current_task()
+    assert main is not None
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        stopping.wake()
+        if stopping.heeded:
+            loop.call_later(grace_s / 2, main.cancel, "SIGTERM")
+        else:
+            main.cancel("SIGTERM")
+
+    stopping.then = lambda: loop.call_soon_threadsafe(stop)
+    try:
+        return await call()
+    except asyncio.CancelledError:
+        if not stopping:
+            raise
+        return None
+
+
+async def _main(
+    birth: wire.Birth, call: Callable[[], Awaitable[object]], stopping: contract.Stopping, grace_s: float
+) -> None:
+    """The main task of an asyncio bot."""
+    if birth.heartbeat_s is not None:
+        # Three to a heartbeat, so that one that is late or lost does no harm.
+        watchdog.beat(asyncio.get_running_loop(), birth.heartbeat_s / 3)
+
+    async def begin() -> None:
+        with _sigterm_asks(stopping):
+            _begin(birth)
+            await call()
+
+    await until_stopped(begin, stopping, grace_s)
+
+
+def _leave(stopping: contract.Stopping) -> None:
+    """What a stop does to a plain bot, in its main thread."""
+    if not stopping.heeded:
+        raise SystemExit(0)
+
+
+def _begin(birth: wire.Birth) -> None:
+    """The last step before the target is called."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    if birth.ready_at_start:
         notify.notify(READY="1")
-        target.call(*args, **spawn.params)
+
+
+@contextlib.contextmanager
+def _sigterm_asks(stopping: contract.Stopping) -> Iterator[None]:
+    """Within, SIGTERM asks the bot to stop. What the bot forks is not the bot: it ends at SIGTERM, as by default.
+
+    So does a bot whose target is over and which something keeps, a thread perhaps; unless it was asked to stop before.
+    """
+
+    def ask(*_: object) -> None:
+        stopping.ask()
+
+    def give_back() -> None:
+        # The bot may have put a handler of its own in the place of ours.
+        if signal.getsignal(signal.SIGTERM) is ask:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, ask)
+    os.register_at_fork(after_in_child=give_back)
+    try:
+        yield
+    finally:
+        if not stopping:
+            give_back()
 
 
 REHEARSALS = 10
@@ -64,16 +173,14 @@ def rehearse() -> None:
     """
 
     async def nothing() -> None:
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGUSR1, lambda: None)
-        loop.remove_signal_handler(signal.SIGUSR1)
         await asyncio.sleep(0)
 
     for _ in range(REHEARSALS):
-        asyncio.run(nothing())
+        asyncio.run(until_stopped(nothing, contract.Stopping(), 0.0))
         print(0, file=_line_buffered(io.FileIO(os.devnull, "w")))
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK).close()
         os.environ.update(BOT_ID="", BOT_RUN_ID="", BOT_KIND="")
+        secrets.resolve({"": ""}, "")
 
 
 def log_to(path: str) -> None:
@@ -100,18 +207,24 @@ def set_up(birth: wire.Birth, spawn: wire.Spawn) -> int:
     """
     try:
         log_to(spawn.log_path)
-        _become(birth.kind, spawn)
+        _become(birth, spawn)
     except OSError as error:
         print(f"bot-{spawn.bot_id} cannot be set up: {error}", file=sys.stderr, flush=True)
         sys.exit(wire.EXIT_UNUSABLE)
     return _lock(spawn)
 
 
-def _become(kind: str, spawn: wire.Spawn) -> None:
+def _become(birth: wire.Birth, spawn: wire.Spawn) -> None:
     os.setsid()
     kernel.become_subreaper()
-    setproctitle.setproctitle(f"bot-{spawn.bot_id} {kind}" + (f" {spawn.name}" if spawn.name else ""))
-    os.environ.update(BOT_ID=str(spawn.bot_id), BOT_RUN_ID=str(spawn.run_id), BOT_KIND=kind)
+    setproctitle.setproctitle(f"bot-{spawn.bot_id} {birth.kind}" + (f" {spawn.name}" if spawn.name else ""))
+    os.environ.update(BOT_ID=str(spawn.bot_id), BOT_RUN_ID=str(spawn.run_id), BOT_KIND=birth.kind)
+    # Of a heartbeat, the supervisor's own may be what is inherited.
+    for name in ("WATCHDOG_USEC", "WATCHDOG_PID"):
+        os.environ.pop(name, None)
+    if birth.heartbeat_s is not None:
+        os.environ["WATCHDOG_USEC"] = str(round(birth.heartbeat_s * 1_000_000))
+    signal.signal(kernel.DUMP_SIGNAL, signal.SIG_IGN)
     # multiprocessing within a bot: a start method of its own choice.
     multiprocessing.set_start_method(None, force=True)
 
@@ -134,27 +247,6 @@ def _lock(spawn: wire.Spawn) -> int:
     # With the start time: what we fork holds the lock too, and by then our pid can be another's.
     os.pwrite(lock, f"{spawn.run_id} {os.getpid()} {kernel.start_ticks(os.getpid())}\n".encode(), 0)
     return lock
-
-
-async def _cancelled_by_sigterm(target: Target, args: tuple[contract.Context, ...], params: dict[str, Any]) -> None:
-    """The target, as the main task. It ends the process with code 0 when SIGTERM cancelled it."""
-    main = asyncio.current_task()
-    assert main is not None
-    asked = False
-
-    def stop() -> None:
-        nonlocal asked
-        asked = True
-        main.cancel("SIGTERM")
-
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    notify.notify(READY="1")
-    try:
-        await target.call(*args, **params)
-    except asyncio.CancelledError:
-        if not asked:
-            raise
 
 
 def inspect_target(call: Callable[..., Any]) -> Target:

@@ -9,6 +9,12 @@ import signal
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
+# A real-time signal, because bots and their libraries have uses of their own for SIGUSR1 and SIGUSR2. Of those one
+# of the last, because thread libraries keep the first for themselves; and not the last, which others chose so before.
+# Unhandled it would kill, so a bot that has nothing to write at it ignores it.
+DUMP_SIGNAL = signal.SIGRTMAX - 2
+"""Asks a bot for the stacks of its threads and tasks."""
+
 
 def become_subreaper() -> None:
     """Orphaned descendants become children of this process. Inherited by no child. Raises OSError."""

@@ -132,7 +132,7 @@ def test_the_context_and_output_of_a_bot(zygote: ZygoteClient) -> None:
     assert zygote.hello.params == []
     zygote.ended(zygote.spawn(7).run_id)
     log = zygote.bot_log(7)
-    assert f"Context(bot_id=7, run_id=1, kind='{zygote.kind}', name=None, labels={{}})" in log
+    assert f"SyncContext(bot_id=7, run_id=1, kind='{zygote.kind}', name=None, labels={{}})" in log
     assert "caf\u00e9 \\udc80" in log
 
 

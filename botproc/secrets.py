@@ -1,0 +1,46 @@
+"""Parameters that say where their value is found. It is read in the bot's process, and known nowhere else.
+
+`env:NAME` is a variable of the bot's environment, `file:/run/secrets/token` the content of a file, and
+`secret:` with 32 hex digits a file that the supervisor keeps.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_REFERENCE = re.compile(r"env:(?P<variable>[A-Za-z_]\w*)|file:(?P<path>/.+)|secret:(?P<key>[0-9a-f]{32})", re.ASCII)
+
+
+class Unresolved(Exception):
+    """A parameter refers to what cannot be read. Its text names both, and no value."""
+
+
+def resolve(params: Mapping[str, Any], secrets_dir: str) -> dict[str, Any]:
+    """The parameters, with what they refer to in the place of each string that is a reference.
+
+    One newline at the end of a file is left out. Raises Unresolved.
+    """
+    return {
+        name: _value(name, given, secrets_dir) if isinstance(given, str) else given for name, given in params.items()
+    }
+
+
+def _value(name: str, given: str, secrets_dir: str) -> str:
+    reference = _REFERENCE.fullmatch(given)
+    if reference is None:
+        return given
+    if variable := reference["variable"]:
+        if variable not in os.environ:
+            raise Unresolved(f"the parameter {name}: {given}: there is no such variable in the bot's environment")
+        return os.environ[variable]
+    path = Path(reference["path"] or Path(secrets_dir, reference["key"]))
+    try:
+        return path.read_text(encoding="utf-8").removesuffix("\n")
+    except OSError as error:
+        raise Unresolved(f"the parameter {name}: {given}: {error.strerror}") from None
+    except ValueError:
+        raise Unresolved(f"the parameter {name}: {given}: its content is not UTF-8 text") from None
