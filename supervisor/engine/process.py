@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from botproc import kernel
 from supervisor.engine import crash, pidfd, usage
 from supervisor.model import Exit, Identity, Usage
 
@@ -61,7 +62,8 @@ class LocalProcess:
             raise ProcessLookupError
 
     def dump(self) -> None:
-        """Not yet."""
+        if self.fd is not None:
+            pidfd.send(self.fd, kernel.DUMP_SIGNAL)
 
     def usage(self) -> Usage | None:
         return self._meter.read()

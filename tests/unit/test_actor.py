@@ -15,13 +15,29 @@ from typing import Any
 import pytest
 
 from supervisor import credentials, errors, settings
-from supervisor.actor import KILL_AGAIN_S, LEDGER_RETRY_S, Actor, Ended, Ready, ShutDown, Surroundings
+from supervisor.actor import DUMP_S, KILL_AGAIN_S, LEDGER_RETRY_S, Actor, Ended, Ready, ShutDown, Surroundings
 from supervisor.lifecycle import Event
-from supervisor.model import Bot, Cause, Exit, Goal, NewBot, Policy, RestartPolicy, Run, RunQuery, State, now_us
-from supervisor.pulse import Pulse
+from supervisor.model import (
+    Bot,
+    Cause,
+    Exit,
+    Goal,
+    Missed,
+    NewBot,
+    Overlap,
+    Policy,
+    RestartPolicy,
+    Run,
+    RunQuery,
+    Schedule,
+    State,
+    now_us,
+)
+from supervisor.pulse import EVERY_S, Pulse
 from supervisor.starts import Rate, Starts
 from supervisor.store import Ledger
 from tests.fakes import Behaviour, FakeEngine, FakeProcess
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.anyio
 
@@ -102,17 +118,19 @@ class World:
         self.kinds = {"any": Behaviour()}
         self.engine = FakeEngine(self.kinds, lambda bot_id, run_id, values: self.actor.notified(values))
         self.retired: list[Actor] = []
+        self.claims = credentials.Claims()
+        self.starts = Starts(lambda kind: self.rate)
         self._around = Surroundings(
             engine=self.engine,
             ledger=ledger,
             logs=NoLogs(),
             log_dir=directory,
             kind=lambda kind: self.spec,
-            starts=Starts(lambda kind: self.rate),
+            starts=self.starts,
             pulse=Pulse(),
-            claims=credentials.Claims(),
+            claims=self.claims,
         )
-        self.spec = settings.Kind(target="any:main", start_timeout_s=START_TIMEOUT_S)
+        self.settle()
         self.rate = Rate()
 
     async def start(self, behaviour: Behaviour | None = None, **policy: Any) -> None:
@@ -121,9 +139,19 @@ class World:
         self.actor.begin("asked to start")
         await self.rest()
 
-    async def make(self, behaviour: Behaviour | None = None, **policy: Any) -> None:
+    def settle(self, **fields: Any) -> None:
+        """What the settings say of the kind."""
+        self.spec = settings.Kind(target="any:main", start_timeout_s=START_TIMEOUT_S, **fields)
+
+    async def make(self, behaviour: Behaviour | None = None, schedule: Schedule | None = None, **policy: Any) -> None:
         self.kinds["any"] = behaviour or Behaviour()
-        new = NewBot(kind="any", params={}, restart=dataclasses.replace(POLICY, **policy), grace_s=GRACE_S)
+        new = NewBot(
+            kind="any",
+            params={"account": "alice"},
+            restart=dataclasses.replace(POLICY, **policy),
+            grace_s=GRACE_S,
+            schedule=schedule,
+        )
         bot, _ = await self.ledger.create_bot(new)
         self.actor = Actor(bot, self._around, self.retired.append)
 
@@ -138,6 +166,11 @@ class World:
     async def advance(self, seconds: float) -> None:
         self.loop.advance(seconds)
         await self.rest()
+
+    async def tick(self, seconds: float) -> None:
+        """Time goes on as for a supervisor that is awake."""
+        for _ in range(round(seconds / EVERY_S)):
+            await self.advance(EVERY_S)
 
     async def end(self, exit_code: int | None = None, signum: int | None = None) -> None:
         self.process.end(exit_code, signum=signum)
@@ -442,3 +475,183 @@ async def test_a_ledger_that_cannot_be_written_is_waited_for_and_is_no_crash(wor
     await world.end(1)
     assert world.state() is State.BACKOFF
     await world.after_exactly(0.5, State.RUNNING)
+
+
+# ---- ready
+
+
+async def test_being_alive_for_a_moment_can_be_enough(world: World) -> None:
+    world.settle(ready=2.0)
+    await world.start(Behaviour(ready=False))
+    assert world.state() is State.STARTING
+    await world.after_exactly(2.0, State.RUNNING)
+    assert (await world.runs())[0].ready_at is not None
+
+
+async def test_being_alive_is_not_enough_for_a_kind_that_says_when_it_is_ready(world: World) -> None:
+    world.settle(ready="notify")
+    await world.start(Behaviour(ready=False, deaf=True))
+    await world.after_exactly(START_TIMEOUT_S, State.STOPPING)
+    await world.advance(GRACE_S)
+    assert await world.causes() == [Cause.START_TIMEOUT]
+
+
+# ---- heartbeat
+
+
+async def test_a_missed_heartbeat_is_written_down_and_ends_the_run(world: World, tmp_path: Path) -> None:
+    world.settle(heartbeat_s=3.0)
+    await world.start()
+    log = tmp_path / f"{world.actor.bot.bot_id}.log"
+    log.write_text("before\n")
+    for _ in range(3):
+        await world.tick(2.0)
+        world.engine.notify(world.actor.bot.bot_id, WATCHDOG="1")
+    await world.tick(2.75)
+    assert world.state() is State.RUNNING
+    await world.tick(0.25)
+    assert world.state() is State.STOPPING
+    assert (world.process.dumps, world.process.received) == (1, [])
+    with log.open("a") as file:
+        file.write("Thread 1:\n  in sleep\n")
+    await world.tick(DUMP_S)
+    assert world.state() is State.BACKOFF
+    assert world.process.received == [signal.SIGTERM]
+    [run] = await world.runs()
+    assert run.cause is Cause.HEARTBEAT
+    assert run.detail.startswith("missed its heartbeat")
+    assert run.detail.endswith("\nThread 1:\n  in sleep")
+    assert "before" not in run.detail
+
+
+async def test_a_supervisor_that_was_away_blames_nobody(world: World) -> None:
+    world.settle(heartbeat_s=3.0)
+    await world.start()
+    await world.advance(AN_AGE_S)
+    assert world.state() is State.RUNNING
+    await world.tick(2.75)
+    assert world.state() is State.RUNNING
+    await world.tick(0.25)
+    assert world.state() is State.STOPPING
+
+
+async def test_nobody_is_watched_that_has_no_heartbeat(world: World) -> None:
+    await world.start()
+    await world.tick(100.0)
+    assert world.state() is State.RUNNING
+    assert not world.process.dumps
+
+
+# ---- turns, budgets, claims
+
+
+async def test_a_start_waits_for_its_turn_and_its_timeout_with_it(world: World) -> None:
+    world.rate = Rate(at_once=1)
+    other = world.starts.ask("another")
+    await world.start()
+    assert (world.state(), world.engine.processes) == (State.STARTING, [])
+    assert "waits for its turn" in world.actor.bot.reason
+    await world.advance(AN_AGE_S)
+    assert world.state() is State.STARTING
+    other.release()
+    await world.rest()
+    assert world.state() is State.RUNNING
+    assert world.starts.ask("another").granted
+
+
+async def test_a_bot_that_is_stopped_gives_up_its_turn(world: World) -> None:
+    world.rate = Rate(at_once=1)
+    other = world.starts.ask("another")
+    await world.start()
+    await world.ask(Event.STOP)
+    assert world.state() is State.STOPPED
+    assert await world.runs() == []
+    other.release()
+    assert world.starts.ask("another").granted
+
+
+async def test_a_spent_budget_is_waited_for_and_is_no_restart(world: World) -> None:
+    world.settle(budget={"key": "login:{account}", "starts": 2, "per_s": 3600.0})
+    await world.start(max_restarts=1)
+    await world.end(1)
+    await world.advance(0.5)
+    await world.end(1)
+    assert world.state() is State.FAILED
+    await world.ask(Event.START)
+    assert world.state() is State.BACKOFF
+    assert "login:alice is used up: 2 starts in 3600 s" in world.actor.bot.reason
+    due = world.actor.next_start_at
+    assert due is not None
+    assert 3590 < (due - now_us()) / 1e6 <= 3600
+    assert len(world.engine.processes) == 2
+    # The clock that counts is the one on the wall, which has not moved.
+    await world.advance(AN_AGE_S)
+    assert (world.state(), world.actor.next_start_at) == (State.BACKOFF, due)
+
+
+async def test_what_is_exclusive_is_held_until_the_bot_has_settled(world: World) -> None:
+    world.settle(exclusive="login:{account}")
+    await world.start()
+    with pytest.raises(errors.CredentialHeld, match="held by bot 1"):
+        world.claims.take("login:alice", 2)
+    await world.end(1)
+    assert world.state() is State.BACKOFF
+    with pytest.raises(errors.CredentialHeld):
+        world.claims.take("login:alice", 2)
+    await world.ask(Event.STOP)
+    world.claims.take("login:alice", 2)
+    await world.ask(Event.START)
+    assert world.state() is State.FAILED
+    assert "login:alice is held by bot 2" in world.actor.bot.reason
+
+
+async def test_a_template_with_an_unknown_name_is_said(world: World) -> None:
+    world.settle(exclusive="login:{acount}")
+    await world.start()
+    assert world.state() is State.FAILED
+    assert "there is no parameter 'acount'" in world.actor.bot.reason
+
+
+# ---- schedules
+
+HOURLY = Schedule(cron="0 * * * *")
+
+
+async def test_a_run_of_a_schedule_that_has_ended_is_followed_by_the_next(world: World) -> None:
+    await world.start(schedule=HOURLY)
+    await world.end(0)
+    assert world.state() is State.BACKOFF
+    assert "waits for the next time of its schedule" in world.actor.bot.reason
+    due = world.actor.next_start_at
+    assert due is not None
+    assert due % 3_600_000_000 == 0
+    assert 0 < due - now_us() <= 3_600_000_000
+
+
+async def test_a_run_of_a_schedule_that_failed_is_tried_again_and_then_waits_for_the_next(world: World) -> None:
+    await world.start(schedule=HOURLY, max_restarts=1)
+    await world.end(1)
+    await world.after_exactly(0.5, State.RUNNING)
+    await world.end(1)
+    assert world.state() is State.BACKOFF
+    assert "gave up after 1 restarts" in world.actor.bot.reason
+    assert "waits for the next time of its schedule" in world.actor.bot.reason
+
+
+@pytest.mark.parametrize(("missed", "state"), [(Missed.SKIP, State.BACKOFF), (Missed.RUN, State.RUNNING)])
+async def test_times_that_passed_while_no_supervisor_ran(world: World, missed: Missed, state: State) -> None:
+    await world.make(schedule=dataclasses.replace(HOURLY, missed=missed))
+    world.actor.resume(now_us() - 3_700_000_000, "its goal is up")
+    await world.rest()
+    assert world.state() is state
+
+
+async def test_the_next_run_may_end_the_one_before(world: World) -> None:
+    await world.start(schedule=Schedule(cron="* * * * * *", overlap=Overlap.RESTART))
+    first = world.process
+    # A second on the wall is waited for by the wall.
+    await asyncio.to_thread(wait_for, lambda: world.actor._again_due is not None and now_us() > world.actor._again_due)
+    await world.advance(1.0)
+    assert first.received == [signal.SIGTERM]
+    assert world.process is not first
+    assert await world.causes() == [Cause.RESTARTED, None]
