@@ -1,0 +1,104 @@
+"""Parameters that are secret: kept in files of their own, named in the ledger, shown to nobody.
+
+What is stored is a reference, `secret:` with 32 hex digits, the name of a file in the data directory. The bot's process
+alone reads it (`botproc.secrets`). References that a caller gives, `env:NAME` and `file:/path`, are stored as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+
+from supervisor import errors
+from supervisor.model import Params
+
+_KEPT = re.compile(r"secret:([0-9a-f]{32})")
+_GIVEN = re.compile(r"env:[A-Za-z_]\w*|file:/.+", re.ASCII)
+HIDDEN = "**********"
+
+
+def shown(params: Params) -> Params:
+    """The parameters as callers may see them."""
+    if not any(isinstance(value, str) and value.startswith("secret:") for value in params.values()):
+        return params
+    return {name: HIDDEN if _key(value) else value for name, value in params.items()}
+
+
+def _key(value: object) -> str | None:
+    """The name of the file of a secret that is kept here."""
+    matched = _KEPT.fullmatch(value) if isinstance(value, str) else None
+    return matched[1] if matched else None
+
+
+class Secrets:
+    """The files of one data directory. The same secret has the same name, which says nothing of it to others: so what
+    is exclusive, or has a budget, is so by secrets too."""
+
+    def __init__(self, directory: Path) -> None:
+        """Raises OSError."""
+        directory.mkdir(mode=0o700, exist_ok=True)
+        self._directory = directory
+        self._in_hand: Counter[str] = Counter()
+        key_file = directory / "key"
+        if not key_file.exists():
+            _write(key_file, secrets.token_bytes(32))
+        self._name_key = key_file.read_bytes()
+
+    @contextlib.contextmanager
+    def kept(self, params: Params, names: Collection[str]) -> Iterator[Params]:
+        """The parameters with a reference in the place of each secret, whose files stay at least until the end of the
+        block: by then a bot has them, or nobody. Raises BadParams, Unavailable."""
+        for name, value in params.items():
+            if _key(value):
+                wrong = {"loc": ["body", "params", name], "msg": "a value may not begin with secret:", "type": "secret"}
+                raise errors.BadParams(f"{name}: {wrong['msg']}", errors=[wrong])
+        keys = {
+            name: hmac.digest(self._name_key, value.encode("utf-8", "surrogatepass"), hashlib.sha256).hex()[:32]
+            for name, value in params.items()
+            if name in names and isinstance(value, str) and not _GIVEN.fullmatch(value)
+        }
+        self._in_hand.update(keys.values())
+        try:
+            for name, key in keys.items():
+                self._keep(key, params[name])
+            yield {**params, **{name: f"secret:{key}" for name, key in keys.items()}}
+        finally:
+            self._in_hand.subtract(keys.values())
+
+    def _keep(self, key: str, value: str) -> None:
+        try:
+            if not (self._directory / key).exists():
+                _write(self._directory / key, value.encode("utf-8", "surrogatepass"))
+        except OSError as error:
+            raise errors.Unavailable(f"a secret cannot be stored now: {error.strerror}", retry_after_s=1) from None
+
+    def sweep(self, remembered: Iterable[Params]) -> None:
+        """Deletes what no bot has any more; `remembered` are the parameters of all bots."""
+        needed = {key for params in remembered for value in params.values() if (key := _key(value))}
+        for path in self._directory.iterdir():
+            if path.name != "key" and path.name not in needed and not self._in_hand[path.name]:
+                path.unlink()
+
+
+def has_secrets(params: Params) -> bool:
+    """Whether a file of ours belongs to them."""
+    return any(_key(value) for value in params.values())
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Whole or not at all, and for nobody else to read."""
+    draft = path.with_name(path.name + ".new")
+    draft.unlink(missing_ok=True)
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(fd)
+    draft.rename(path)
