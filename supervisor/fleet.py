@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import enum
 import logging
+import shutil
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ class Fleet:
         ledger: Ledger,
         follower: Logs,
         log_dir: Path,
+        bots_dir: Path,
         kinds: Mapping[str, settings.Kind],
         forget_log: Callable[[int], None],
         read_kinds: Callable[[], Mapping[str, settings.Kind]],
@@ -81,6 +83,7 @@ class Fleet:
         self._engine = engine
         self._ledger = ledger
         self._log_dir = log_dir
+        self._bots_dir = bots_dir
         self._kinds = kinds
         self._rate = rate
         self._forget_log = forget_log
@@ -243,7 +246,7 @@ class Fleet:
         return _view(actor)
 
     async def delete(self, bot_id: int) -> None:
-        """Stops a bot and forgets it; its runs stay. Raises StillAlive."""
+        """Stops a bot and forgets it, with its log and its data; its runs stay. Raises StillAlive."""
         await self._actor(bot_id)
         # From here on nobody finds it, so that no later command can start it again behind the stop.
         self._forgetting.add(bot_id)
@@ -253,6 +256,7 @@ class Fleet:
             await self._within_grace(actor, _is_settled(actor))
             await self._ledger.forget_bot(bot_id)
             self._forget_log(bot_id)
+            await asyncio.to_thread(shutil.rmtree, self._bots_dir / str(bot_id), ignore_errors=True)
             if secrets.has_secrets(actor.bot.params):
                 self._secrets.sweep(await self._ledger.params_with_secrets())
         finally:

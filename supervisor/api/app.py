@@ -88,6 +88,7 @@ async def open_fleet(settings: Settings, out: logs.Console) -> AsyncIterator[Fle
         ledger=ledger,
         follower=follower,
         log_dir=engine.log_dir,
+        bots_dir=data / "bots",
         kinds=settings.kinds,
         forget_log=functools.partial(follower.forget, delete=True),
         read_kinds=functools.partial(kinds, settings),

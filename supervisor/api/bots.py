@@ -118,7 +118,7 @@ class Bots:
         return Response(status_code=204)
 
     async def delete_bot(self, bot_id: BotId) -> Response:
-        """Stop a bot, then forget it. Its runs stay."""
+        """Stop a bot, then forget it, with its log and its own data directory. Its runs stay."""
         await self.fleet.delete(bot_id)
         return Response(status_code=204)
 
