@@ -22,7 +22,7 @@ from typing import NoReturn, TypeVar
 
 import setproctitle
 
-from botproc import contract, crash, kernel, notify, secrets, watchdog, wire
+from botproc import contract, crash, kernel, limits, notify, secrets, watchdog, wire
 from botproc.target import Target, arguments
 
 T = TypeVar("T")
@@ -223,6 +223,7 @@ def _become(birth: wire.Birth, spawn: wire.Spawn) -> None:
     signal.signal(kernel.DUMP_SIGNAL, signal.SIG_IGN)
     # multiprocessing within a bot: a start method of its own choice.
     multiprocessing.set_start_method(None, force=True)
+    limits.apply(spawn.limits, spawn.cgroup)
 
 
 def forget_resource_tracker() -> None:
