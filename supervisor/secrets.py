@@ -21,6 +21,7 @@ from supervisor.model import Params
 
 _KEPT = re.compile(r"secret:([0-9a-f]{32})")
 _GIVEN = re.compile(r"env:[A-Za-z_]\w*|file:/.+", re.ASCII)
+_UNSPEAKABLE = re.compile("[\ud800-\udfff]")
 HIDDEN = "**********"
 
 
@@ -57,10 +58,11 @@ class Secrets:
         block: by then a bot has them, or nobody. Raises BadParams, Unavailable."""
         for name, value in params.items():
             if _key(value):
-                wrong = {"loc": ["body", "params", name], "msg": "a value may not begin with secret:", "type": "secret"}
-                raise errors.BadParams(f"{name}: {wrong['msg']}", errors=[wrong])
+                raise _refused(name, "it names what the supervisor keeps; give the secret itself")
+            if name in names and isinstance(value, str) and not value.isascii() and _UNSPEAKABLE.search(value):
+                raise _refused(name, "it has characters that are no Unicode text")
         keys = {
-            name: hmac.digest(self._name_key, value.encode("utf-8", "surrogatepass"), hashlib.sha256).hex()[:32]
+            name: hmac.digest(self._name_key, value.encode(), hashlib.sha256).hex()[:32]
             for name, value in params.items()
             if name in names and isinstance(value, str) and not _GIVEN.fullmatch(value)
         }
@@ -75,7 +77,7 @@ class Secrets:
     def _keep(self, key: str, value: str) -> None:
         try:
             if not (self._directory / key).exists():
-                _write(self._directory / key, value.encode("utf-8", "surrogatepass"))
+                _write(self._directory / key, value.encode())
         except OSError as error:
             raise errors.Unavailable(f"a secret cannot be stored now: {error.strerror}", retry_after_s=1) from None
 
@@ -85,6 +87,11 @@ class Secrets:
         for path in self._directory.iterdir():
             if path.name != "key" and path.name not in needed and not self._in_hand[path.name]:
                 path.unlink()
+
+
+def _refused(name: str, why: str) -> errors.BadParams:
+    wrong = {"loc": ["body", "params", name], "msg": why, "type": "secret"}
+    return errors.BadParams(f"{name}: {why}", errors=[wrong])
 
 
 def has_secrets(params: Params) -> bool:
