@@ -22,7 +22,7 @@ from typing import Any
 
 import setproctitle
 
-from botproc import contract, kernel, notify, wire
+from botproc import contract, kernel, limits, notify, wire
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +114,7 @@ def _become(kind: str, spawn: wire.Spawn) -> None:
     os.environ.update(BOT_ID=str(spawn.bot_id), BOT_RUN_ID=str(spawn.run_id), BOT_KIND=kind)
     # multiprocessing within a bot: a start method of its own choice.
     multiprocessing.set_start_method(None, force=True)
+    limits.apply(spawn.limits, spawn.cgroup)
 
 
 def forget_resource_tracker() -> None:

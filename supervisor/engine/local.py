@@ -18,7 +18,7 @@ import psutil
 from botproc import kernel, wire
 from botproc.reaper import Reaper
 from supervisor import errors, logs, params, settings
-from supervisor.engine import pidfd, zygotes
+from supervisor.engine import cgroups, oom, pidfd, zygotes
 from supervisor.engine.notifications import Notifications
 from supervisor.engine.process import LocalProcess
 from supervisor.engine.protocol import OnNotify, Order, Process, Warmth
@@ -61,6 +61,8 @@ class LocalEngine:
         self._reaper: Reaper[int | zygotes.Zygote] = Reaper()
         self._by_pid: dict[int, LocalProcess] = {}
         self._orphans: dict[int, LocalProcess] = {}
+        self._groups = cgroups.Groups()
+        self._oom = oom.Oom(oom.counter())
         self._forking = 0
         self._early: dict[int, list[Mapping[str, str]]] = {}
         self._closing = False
@@ -104,6 +106,7 @@ class LocalEngine:
         await asyncio.gather(*self._watches, return_exceptions=True)
         self._notifications.close()
         self._reaper.close()
+        self._oom.close()
         asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
         for zygote in alive:
             if zygote.is_child:
@@ -140,6 +143,7 @@ class LocalEngine:
         if zygote is None:
             raise errors.SpawnFailed(f"the zygote of {order.kind} has ended")
         lock_path = self._lock_path(order.bot_id)
+        self._oom.look()
         spawn = wire.Spawn(
             run_id=order.run_id,
             bot_id=order.bot_id,
@@ -151,6 +155,7 @@ class LocalEngine:
             data_dir=str(self._data_dir / "bots" / str(order.bot_id)),
             grace_s=order.grace_s,
             limits=dataclasses.asdict(order.limits),
+            cgroup=self._groups.make(order.bot_id, order.limits, self._our_pids),
         )
         self._forking += 1
         try:
@@ -213,13 +218,14 @@ class LocalEngine:
             params=hello.params if hello else (),
             schema=hello.schema if hello else None,
             start_method=hello.start_method if hello else "",
-            limits_note="",
+            limits_note=self._groups.note(self._kinds[kind].default_limits) if kind in self._kinds else "",
             pid=zygote.pid if zygote else None,
             import_s=hello.import_s if hello else None,
             rss_bytes=rss,
         )
 
     def forget(self, bot_id: int) -> None:
+        self._groups.remove(bot_id)
         path = self._lock_path(bot_id)
         with contextlib.suppress(FileNotFoundError, BlockingIOError), path.open("rb") as lock:
             # Not the lock of a copy that lives after all: it keeps the next one from being made beside it.
@@ -389,12 +395,17 @@ class LocalEngine:
         if not process.alive:
             return
         pid = process.identity.pid
+        process.out_of_memory = lambda: self._oom.killed(self._groups.directory(process.bot_id))
         self._reaper.expect(pid, process.run_id)
         self._by_pid[pid] = process
         if process.fd is not None:
             self._watch(process, zygote)
         for values in self._early.pop(pid, ()):
             self._on_notify(process.bot_id, process.run_id, values)
+
+    def _our_pids(self) -> set[int]:
+        zygote_pids = (zygote.pid for zygote in (*self._zygotes.values(), *self._retired))
+        return {os.getpid(), *zygote_pids, *self._by_pid}
 
     def _on_end(self, process: LocalProcess) -> None:
         pid = process.identity.pid

@@ -28,6 +28,9 @@ class LocalProcess:
         self._meter = usage.Meter(identity)
         self.over = False
         """It has ended, says the kernel; how, whoever reaps it has yet to tell."""
+        self.out_of_memory: Callable[[], bool] = lambda: False
+        """Whether the SIGKILL that just ended it was the kernel's, for want of memory. Set by the engine."""
+        self._killed = False
 
     @property
     def identity(self) -> Identity:
@@ -49,6 +52,7 @@ class LocalProcess:
             pidfd.send(self.fd, signal.SIGCONT)
 
     def kill(self) -> None:
+        self._killed = True
         if self.fd is not None:
             pidfd.send(self.fd, signal.SIGKILL)
 
@@ -69,14 +73,16 @@ class LocalProcess:
     def ended(self, exit_: Exit) -> None:
         """Told by whoever has reaped it; again when nothing that it had started is left."""
         if not self._ended.done():
+            if exit_.signal == signal.SIGKILL and not self._killed and self.out_of_memory():
+                exit_ = dataclasses.replace(exit_, oom=True)
             self._ended.set_result(exit_)
             if self.fd is not None:
                 asyncio.get_running_loop().remove_reader(self.fd)
                 os.close(self.fd)
                 self.fd = None
             self._meter.close()
-        if exit_.swept and not self._swept.done():
-            self._swept.set_result(exit_)
+        if exit_.swept:
+            self.swept(exit_.descendants_killed)
 
     def swept(self, killed: int) -> None:
         """Nothing that the process had started is left."""
