@@ -370,12 +370,11 @@ class Fleet:
         """
         try:
             async with asyncio.timeout(self.defaults(kind).start_timeout_s):
-                await self._engine.warm(kind)
+                takes = await self._engine.warm(kind)
         except (TimeoutError, errors.SpawnFailed):
             yield given
             return
-        warmth = self._engine.warmth(kind)
-        with self._secrets.kept(given, params.secret_names(warmth.params, warmth.schema)) as kept:
+        with self._secrets.kept(given, params.secret_names(takes.params, takes.schema)) as kept:
             try:
                 async with asyncio.timeout(self.defaults(kind).start_timeout_s):
                     kept = await self._engine.check(kind, kept)

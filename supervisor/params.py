@@ -88,11 +88,11 @@ def refused(kind: str, found: Sequence[Mapping[str, Any]]) -> errors.BadParams:
     return errors.BadParams(f"{kind} does not take these parameters: {said}", errors=problems)
 
 
-def secret_names(parameters: Sequence[Mapping[str, Any]] | None, schema: Mapping[str, Any] | None) -> frozenset[str]:
+def secret_names(parameters: Sequence[Mapping[str, Any]], schema: Mapping[str, Any] | None) -> frozenset[str]:
     """The parameters that are typed as secrets."""
     if schema is not None:
         return frozenset(name for name, field in schema.get("properties", {}).items() if _is_secret(field))
-    return frozenset(p["name"] for p in parameters or () if "secret" in _alternatives(p["type"]))
+    return frozenset(p["name"] for p in parameters if "secret" in _alternatives(p["type"]))
 
 
 def _alternatives(described: Any) -> Sequence[Any]:

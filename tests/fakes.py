@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from supervisor import errors, params, settings
-from supervisor.engine.protocol import OnNotify, Order, Warmth
+from supervisor.engine.protocol import OnNotify, Order, Takes, Warmth
 from supervisor.model import Exit, Identity, Params, Run, Usage, now_us
 
 
@@ -162,13 +162,14 @@ class FakeEngine:
 
     # ---- the protocol
 
-    async def warm(self, kind: str) -> None:
+    async def warm(self, kind: str) -> Takes:
         if kind not in self._kinds:
             raise errors.SpawnFailed(f"there is no kind {kind!r}", permanent=True)
         await self._imports.wait()
         if error := self._kinds[kind].import_error:
             raise errors.SpawnFailed(f"cannot import the kind {kind}: {error}", permanent=True)
         self._warm.add(kind)
+        return Takes(params=self._kinds[kind].params, schema=None)
 
     async def check(self, kind: str, given: Params) -> Params:
         await self.warm(kind)

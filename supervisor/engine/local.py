@@ -21,7 +21,7 @@ from supervisor import errors, logs, params, settings
 from supervisor.engine import cgroups, oom, pidfd, zygotes
 from supervisor.engine.notifications import Notifications
 from supervisor.engine.process import LocalProcess
-from supervisor.engine.protocol import OnNotify, Order, Process, Warmth
+from supervisor.engine.protocol import OnNotify, Order, Process, Takes, Warmth
 from supervisor.model import Exit, Identity, Params, Run, now_us
 
 log = logging.getLogger(__name__)
@@ -131,8 +131,9 @@ class LocalEngine:
 
     # ---- the engine's verbs
 
-    async def warm(self, kind: str) -> None:
-        await self._hello(kind)
+    async def warm(self, kind: str) -> Takes:
+        hello = await self._hello(kind)
+        return Takes(params=hello.params, schema=hello.schema)
 
     async def check(self, kind: str, given: Params) -> Params:
         hello = await self._hello(kind)

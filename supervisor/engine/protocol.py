@@ -28,6 +28,14 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Takes:
+    """The parameters of a kind: described one by one, or the JSON Schema of its model."""
+
+    params: Sequence[Mapping[str, Any]]
+    schema: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Warmth:
     """What is known of a kind once its modules are imported, and of what keeps them warm."""
 
@@ -77,8 +85,8 @@ class Process(Protocol):
 class Engine(Protocol):
     """Makes processes and finds those again that were made before."""
 
-    async def warm(self, kind: str) -> None:
-        """Returns when a process of this kind can be made. Raises SpawnFailed, permanent or not."""
+    async def warm(self, kind: str) -> Takes:
+        """Returns when a process of this kind can be made: with what it takes. Raises SpawnFailed, permanent or not."""
 
     async def check(self, kind: str, given: Params) -> Params:
         """The parameters, checked and with their defaults. Raises BadParams, and SpawnFailed as `warm` does."""
