@@ -18,7 +18,7 @@ ROOMS = [
     ("supervisor.fleet",),
     ("supervisor.actor",),
     ("supervisor.engine", "supervisor.store", "supervisor.logs", "supervisor.params", "supervisor.migrations"),
-    ("supervisor.credentials", "supervisor.pulse", "supervisor.schedules", "supervisor.starts"),
+    ("supervisor.credentials", "supervisor.pulse", "supervisor.schedules", "supervisor.secrets", "supervisor.starts"),
     ("supervisor.settings",),
     ("supervisor.restart",),
     ("supervisor.lifecycle",),
