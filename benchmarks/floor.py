@@ -24,13 +24,14 @@ from botproc import counter
 
 
 class Floor:
-    """The forking process, driven over pipes."""
+    """The forking process, or another that starts the same bots in its own way, driven over pipes."""
 
-    def __init__(self, log_dir: Path) -> None:
+    def __init__(self, log_dir: Path, *starter: str) -> None:
+        """`starter`: the module and its arguments before the directory."""
         self.first_lines = FirstLines(log_dir)
         self._next = 1
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.floor", str(log_dir)],
+            [sys.executable, "-m", *(starter or ["benchmarks.floor"]), str(log_dir)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -61,10 +62,10 @@ class Floor:
 
 
 @contextlib.contextmanager
-def running() -> Iterator[Floor]:
+def running(*starter: str) -> Iterator[Floor]:
     """A floor with a directory of its own."""
     with tempfile.TemporaryDirectory(prefix="benchmark-floor-") as directory:
-        floor = Floor(Path(directory))
+        floor = Floor(Path(directory), *starter)
         try:
             yield floor
         finally:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from benchmarks import floor, program
+from benchmarks import floor, program, web
 from benchmarks.floor import Floor
 from benchmarks.program import Ours
 from benchmarks.report import Row
@@ -275,8 +275,53 @@ def _end_s(ours: Ours, seen: Callable[[int], bool]) -> float:
     return time.monotonic() - begin
 
 
+def web_stack(effort: Effort) -> list[Row]:
+    """A bot that imports httpx, pydantic and FastAPI, beside a new interpreter for each: multiprocessing's spawn, and
+    subprocess."""
+    rows: list[Row] = []
+    for way in web.WAYS:
+        took_s: list[tuple[float, float]] = []
+        own_mb: list[tuple[float, float]] = []
+        with program.running("web", web.KIND) as ours, floor.running("benchmarks.web", way) as theirs:
+            for _ in range(effort.rounds):
+                # Theirs takes half a second each: few samples are enough.
+                started = [ours.start() for _ in range(5)]
+                other = [theirs.start() for _ in range(3)]
+                took_s.append(
+                    (
+                        statistics.median(line_s for line_s, _, _ in started),
+                        statistics.median(line_s for line_s, _ in other),
+                    )
+                )
+                bot_ids = [bot_id for _, _, bot_id in started]
+                own_mb.append(
+                    (
+                        _uss_mb([ours.bot(bot_id)["pid"] for bot_id in bot_ids]),
+                        _uss_mb([pid for _, pids in other for pid in pids]),
+                    )
+                )
+                ours.stop(bot_ids)
+                theirs.end()
+        for what, unit, scale, pairs, at_most in (
+            ("start to first line", "ms", 1000, took_s, 1 / 50),
+            ("USS", "MB", 1, own_mb, 1 / 10),
+        ):
+            rows.append(
+                Row(
+                    measure="web_stack",
+                    what=f"{what} with a web stack, beside {way}, p50",
+                    unit=unit,
+                    ours=statistics.median(a for a, _ in pairs) * scale,
+                    floor=statistics.median(b for _, b in pairs) * scale,
+                    ratios=tuple(a / b for a, b in pairs),
+                    at_most=at_most if way == "spawn" else None,
+                )
+            )
+    return rows
+
+
 MEASURES: dict[str, Measure] = {
-    measure.__name__: measure for measure in (start, crowd, burst, uss, listing, idle, growth, stop, end)
+    measure.__name__: measure for measure in (start, crowd, burst, uss, listing, idle, growth, stop, end, web_stack)
 }
 
 

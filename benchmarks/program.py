@@ -20,12 +20,13 @@ PARALLEL = 50
 class Ours:
     """A running supervisor, and its client."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, kind: str) -> None:
         self._program = program
+        self._kind = kind
         self._connections: list[Connection] = []
         self.first_lines = FirstLines(program.data_dir / "logs")
         # Until the kind is imported a start is no warm start.
-        while not self.connection.call("GET", "/kinds/counter")["warm"]:
+        while not self.connection.call("GET", f"/kinds/{kind}")["warm"]:
             time.sleep(0.01)
 
     def connections(self, count: int) -> list[Connection]:
@@ -46,7 +47,7 @@ class Ours:
         """Seconds from POST /start to the bot's first line and to the answer, and the bot's id."""
         connection = self.connection
         begin = time.monotonic()
-        connection.send("POST", "/start")
+        connection.send("POST", "/start", {"kind": self._kind})
         line_s = self.first_lines.wait() - begin
         bot_id = connection.receive()["bot_id"]
         # An answer that came before the line counts as having come with it.
@@ -55,7 +56,7 @@ class Ours:
     def start_many(self, count: int, **fields: Any) -> tuple[float, list[int]]:
         """Seconds from the first POST /start to the last bot's first line, and the bots' ids."""
         begin = time.monotonic()
-        answers = self._calls([("POST", "/start", fields or None)] * count)
+        answers = self._calls([("POST", "/start", {"kind": self._kind, **fields})] * count)
         return self.first_lines.wait(count) - begin, [answer["bot_id"] for answer in answers]
 
     def burst(self, count: int) -> tuple[float, list[int]]:
@@ -81,7 +82,7 @@ class Ours:
 
     @property
     def zygote_pid(self) -> int:
-        pid: int = self.connection.call("GET", "/kinds/counter")["zygote_pid"]
+        pid: int = self.connection.call("GET", f"/kinds/{self._kind}")["zygote_pid"]
         return pid
 
     @property
@@ -105,12 +106,12 @@ class Ours:
 
 
 @contextlib.contextmanager
-def running() -> Iterator[Ours]:
+def running(kind: str = "counter", config: str = "") -> Iterator[Ours]:
     """A supervisor with a data directory of its own. Its stdout, with what the bots print, is a file."""
     with tempfile.TemporaryDirectory(prefix="benchmark-ours-") as directory:
-        program = Program(Path(directory))
+        program = Program(Path(directory), config=config)
         try:
-            ours = Ours(program.start())
+            ours = Ours(program.start(), kind)
             try:
                 yield ours
             finally:

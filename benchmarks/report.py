@@ -55,7 +55,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def _cells(row: Row) -> tuple[str, ...]:
     limit = "" if row.at_most is None else f"≤ {row.at_most:g} " + ("x" if row.ratios else row.unit)
-    ratio = "" if row.ratio is None else f"{row.ratio:.2f} x ({min(row.ratios):.2f} to {max(row.ratios):.2f})"
+    ratio = "" if row.ratio is None else f"{row.ratio:.3g} x ({min(row.ratios):.3g} to {max(row.ratios):.3g})"
     verdict = {None: "", True: "ok", False: "OVER"}[row.within]
     floor = "" if row.floor is None else f"{row.floor:.3g} {row.unit}"
     return row.measure, row.what, f"{row.ours:.3g} {row.unit}", floor, ratio, limit, verdict

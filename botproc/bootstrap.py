@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import fcntl
 import functools
-import inspect
 import io
 import multiprocessing
 import os
@@ -18,38 +17,32 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from multiprocessing import resource_tracker
-from typing import Any, TypeVar
+from typing import NoReturn, TypeVar
 
 import setproctitle
 
-from botproc import contract, crash, kernel, notify, secrets, watchdog, wire
+from botproc import contract, crash, kernel, limits, notify, secrets, watchdog, wire
+from botproc.target import Target, arguments
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """The callable of a kind, looked at once in the zygote."""
-
-    call: Callable[..., Any]
-    is_async: bool
-    takes_context: bool
-
-
 def run(birth: wire.Birth, target: Target, spawn: wire.Spawn) -> None:
-    """Sets the process up and calls the target. Called in the child, by multiprocessing.
+    """Sets the process up and calls the target. Called in the child, by multiprocessing."""
+    play(birth, target, spawn, set_up(birth, spawn))
+
+
+def play(birth: wire.Birth, target: Target, spawn: wire.Spawn, lock: int) -> None:
+    """Calls the target, in a process that is set up.
 
     SIGTERM is blocked until there is something that can take it, so that a stop in the first millisecond is not
     lost on asyncio.
     """
-    lock = set_up(birth, spawn)
     try:
         params = secrets.resolve(spawn.params, birth.secrets_dir)
     except secrets.Unresolved as error:
-        print(f"bot-{spawn.bot_id} cannot be set up: {error}", file=sys.stderr, flush=True)
-        sys.exit(wire.EXIT_UNUSABLE)
+        give_up(spawn, str(error))
     if birth.heartbeat_s is not None:
         watchdog.dump_on_signal()
     stopping = contract.Stopping()
@@ -62,9 +55,9 @@ def run(birth: wire.Birth, target: Target, spawn: wire.Spawn) -> None:
         data_dir=spawn.data_dir,
         stopping=stopping,
     )
-    args, kwargs = arguments(target, context, params)
-    call = functools.partial(target.call, *args, **kwargs)
     try:
+        args, kwargs = arguments(target, params)
+        call = functools.partial(target.call, *((context,) if target.takes_context else ()), *args, **kwargs)
         if target.is_async:
             asyncio.run(_main(birth, call, stopping, spawn.grace_s))
         elif target.takes_context:
@@ -78,13 +71,6 @@ def run(birth: wire.Birth, target: Target, spawn: wire.Spawn) -> None:
     except Exception as error:
         crash.record(error, lock)
         raise
-
-
-def arguments(
-    target: Target, context: contract.Context | contract.SyncContext, params: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What the target is called with: by position and by name."""
-    return (context,) if target.takes_context else (), params
 
 
 async def until_stopped(call: Callable[[], Awaitable[T]], stopping: contract.Stopping, grace_s: float) -> T | None:
@@ -209,15 +195,25 @@ def set_up(birth: wire.Birth, spawn: wire.Spawn) -> int:
         log_to(spawn.log_path)
         _become(birth, spawn)
     except OSError as error:
-        print(f"bot-{spawn.bot_id} cannot be set up: {error}", file=sys.stderr, flush=True)
-        sys.exit(wire.EXIT_UNUSABLE)
+        give_up(spawn, str(error))
     return _lock(spawn)
+
+
+def give_up(spawn: wire.Spawn, reason: str) -> NoReturn:
+    """Ends a bot that cannot be what it should; its log says why."""
+    print(f"bot-{spawn.bot_id} cannot be set up: {reason}", file=sys.stderr, flush=True)
+    sys.exit(wire.EXIT_UNUSABLE)
+
+
+def title(birth: wire.Birth, spawn: wire.Spawn) -> str:
+    """What `ps` shows of a bot."""
+    return f"bot-{spawn.bot_id} {birth.kind}" + (f" {spawn.name}" if spawn.name else "")
 
 
 def _become(birth: wire.Birth, spawn: wire.Spawn) -> None:
     os.setsid()
     kernel.become_subreaper()
-    setproctitle.setproctitle(f"bot-{spawn.bot_id} {birth.kind}" + (f" {spawn.name}" if spawn.name else ""))
+    setproctitle.setproctitle(title(birth, spawn))
     os.environ.update(BOT_ID=str(spawn.bot_id), BOT_RUN_ID=str(spawn.run_id), BOT_KIND=birth.kind)
     # Of a heartbeat, the supervisor's own may be what is inherited.
     for name in ("WATCHDOG_USEC", "WATCHDOG_PID"):
@@ -227,6 +223,7 @@ def _become(birth: wire.Birth, spawn: wire.Spawn) -> None:
     signal.signal(kernel.DUMP_SIGNAL, signal.SIG_IGN)
     # multiprocessing within a bot: a start method of its own choice.
     multiprocessing.set_start_method(None, force=True)
+    limits.apply(spawn.limits, spawn.cgroup)
 
 
 def forget_resource_tracker() -> None:
@@ -247,20 +244,3 @@ def _lock(spawn: wire.Spawn) -> int:
     # With the start time: what we fork holds the lock too, and by then our pid can be another's.
     os.pwrite(lock, f"{spawn.run_id} {os.getpid()} {kernel.start_ticks(os.getpid())}\n".encode(), 0)
     return lock
-
-
-def inspect_target(call: Callable[..., Any]) -> Target:
-    """What the callable is. A first parameter named `ctx` takes the context. Raises TypeError."""
-    if not callable(call):
-        raise TypeError(f"the target is not callable, it is a {type(call).__name__}")
-    positional = [
-        p for p in inspect.signature(call).parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    takes_context = (
-        bool(positional) and positional[0].default is inspect.Parameter.empty and positional[0].name == "ctx"
-    )
-    return Target(
-        call=call,
-        is_async=inspect.iscoroutinefunction(call),
-        takes_context=takes_context,
-    )

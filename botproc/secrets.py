@@ -15,6 +15,11 @@ from typing import Any
 _REFERENCE = re.compile(r"env:(?P<variable>[A-Za-z_]\w*)|file:(?P<path>/.+)|secret:(?P<key>[0-9a-f]{32})", re.ASCII)
 
 
+def is_reference(value: object) -> bool:
+    """Whether the value of a parameter says where another is found."""
+    return isinstance(value, str) and _REFERENCE.fullmatch(value) is not None
+
+
 class Unresolved(Exception):
     """A parameter refers to what cannot be read. Its text names both, and no value."""
 

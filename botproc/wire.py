@@ -153,10 +153,9 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """Zygote to supervisor: the parameters with their defaults, or what is wrong, each with `loc`, `msg`, `type`."""
+    """Zygote to supervisor: what is wrong with the parameters, each with `loc`, `msg` and `type`."""
 
     check_id: int
-    params: dict[str, Any] | None
     errors: list[dict[str, Any]]
 
 

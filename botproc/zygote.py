@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import gc
-import importlib
 import inspect
-import json
 import os
 import selectors
 import signal
@@ -26,12 +25,10 @@ from typing import Any
 
 import setproctitle
 
-from botproc import bootstrap, kernel, reaper, wire
+from botproc import bootstrap, command, fresh, kernel, reaper, target, wire
 
 _LONELY_S = 60.0
 """A zygote with neither bots nor supervisor, nor exits to tell, leaves after this time."""
-
-_SIMPLE = (int, float, str, bool, list, dict)
 
 
 def main(birth: wire.Birth) -> None:
@@ -83,7 +80,7 @@ class _Zygote:
         # A bot's `multiprocessing.parent_process()` lives as long as this pipe's other end, which only we hold.
         self._lifeline, self._lifeline_end = os.pipe()
 
-        self._target: bootstrap.Target | None = None
+        self._target: target.Target | None = None
         self._hello = self._import()
         # What the imports started is no bot's rest, and what they did to SIGCHLD does not hold.
         self._reaper.spare(self._reaper.children())
@@ -91,30 +88,31 @@ class _Zygote:
         signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
 
     def _import(self) -> wire.Hello:
-        """Imports the kind. What goes wrong is told in the first message on each connection."""
+        """Imports the kind, if it has something to import. What goes wrong is told first on each connection."""
         # Before the kind is there: what that does to signals, streams or event loops is its own.
         bootstrap.rehearse()
         begin = time.monotonic()
         birth = self._birth
-        sys.path[:0] = birth.path
-        os.environ.update(birth.env)
-        os.environ["NOTIFY_SOCKET"] = birth.notify_address
-        error, description, params = "", "", []
+        found: dict[str, Any] = {"error": "", "description": "", "params": [], "schema": None}
+        start_method = "fork"
         try:
-            if birth.cwd:
-                os.chdir(birth.cwd)
-            for module in birth.preload:
-                importlib.import_module(module)
-            module_name, _, attribute = birth.target.partition(":")
-            call: Any = importlib.import_module(module_name)
-            for part in attribute.split("."):
-                call = getattr(call, part)
-            self._target = bootstrap.inspect_target(call)
-            description = (inspect.getdoc(call) or "").partition("\n\n")[0].replace("\n", " ")
-            params = describe(call, self._target)
+            if birth.described is not None:
+                start_method = "spawn"
+                target.enter(birth)
+                found = {name: getattr(birth.described, name) for name in found}
+            elif birth.command:
+                start_method = "exec"
+                target.enter(birth)
+                found["params"] = command.describe(birth)
+            else:
+                loaded = target.load(birth)
+                doc = inspect.getdoc(loaded.call) or ""
+                found["description"] = doc.partition("\n\n")[0].replace("\n", " ")
+                found["params"], found["schema"] = target.describe(loaded), target.schema(loaded)
+                self._target = loaded
         except BaseException:
             # Whatever the kind's modules do, `sys.exit()` included, is an answer and not the end of it.
-            error = traceback.format_exc()
+            found["error"] = traceback.format_exc()
             traceback.print_exc()
         # What the imports made will live as long as we do: out of the collector's sight, the pages that it would
         # write to stay shared with the bots.
@@ -124,10 +122,9 @@ class _Zygote:
             kind=birth.kind,
             pid=os.getpid(),
             import_s=time.monotonic() - begin,
-            error=error,
             threads=len(os.listdir("/proc/self/task")),
-            description=description,
-            params=params,
+            start_method=start_method,
+            **found,
         )
 
     def run(self) -> None:
@@ -211,6 +208,9 @@ class _Zygote:
                 case wire.Ack(run_ids=run_ids):
                     for run_id in run_ids:
                         self._ended.pop(run_id, None)
+                case wire.Check(check_id=check_id, params=params):
+                    assert self._target is not None
+                    self._send(wire.Checked(check_id=check_id, errors=target.check(self._target, params)))
                 case wire.Quit():
                     self._quitting = True
         return True
@@ -233,8 +233,12 @@ class _Zygote:
     # ---- the bots
 
     def _spawn(self, spawn: wire.Spawn) -> None:
-        assert self._target is not None
-        bot = _BotProcess(target=bootstrap.run, args=(self._birth, self._target, spawn), name=f"bot-{spawn.bot_id}")
+        run: Callable[..., None]
+        if self._target is not None:
+            run = functools.partial(bootstrap.run, self._birth, self._target)
+        else:
+            run = functools.partial(command.run if self._birth.command else fresh.run, self._birth)
+        bot = _BotProcess(target=run, args=(spawn,), name=f"bot-{spawn.bot_id}")
         bot.lifeline = self._lifeline
         bot.let_go = self._let_go
         try:
@@ -339,43 +343,3 @@ class _Popen(popen_fork.Popen):
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         return self.returncode
-
-
-def describe(call: Any, target: bootstrap.Target) -> list[dict[str, Any]]:
-    """The keyword parameters of a target: name, type (by name; None for any), default, required.
-
-    One whose default is no JSON value cannot be given, and is left out. Raises TypeError where a parameter cannot
-    be given by keyword.
-    """
-    try:
-        signature = inspect.signature(call, eval_str=True)
-    except Exception:
-        # Names that are imported for type checkers alone, and what else cannot be evaluated.
-        signature = inspect.signature(call)
-    found: list[dict[str, Any]] = []
-    for parameter in list(signature.parameters.values())[1 if target.takes_context else 0 :]:
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
-        if parameter.kind is parameter.POSITIONAL_ONLY:
-            raise TypeError(f"the parameter {parameter.name!r} cannot be given by name")
-        required = parameter.default is parameter.empty
-        if not required and not _is_json(parameter.default):
-            continue
-        annotation = parameter.annotation
-        found.append(
-            {
-                "name": parameter.name,
-                "type": next((t.__name__ for t in _SIMPLE if annotation is t or annotation == t.__name__), None),
-                "required": required,
-                "default": None if required else parameter.default,
-            }
-        )
-    return found
-
-
-def _is_json(value: object) -> bool:
-    """Whether it is the same after a journey through JSON."""
-    try:
-        return bool(json.loads(json.dumps(value, allow_nan=False)) == value)
-    except (TypeError, ValueError):
-        return False

@@ -11,11 +11,12 @@ import contextlib
 import dataclasses
 import enum
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from supervisor import credentials, errors, logs, params, schedules, settings
+from supervisor import credentials, errors, logs, params, schedules, secrets, settings
 from supervisor.actor import Actor, Logs, ShutDown, Surroundings
 from supervisor.engine.protocol import Engine
 from supervisor.lifecycle import Event
@@ -30,6 +31,7 @@ from supervisor.model import (
     CrashQuery,
     Exit,
     Goal,
+    KindChanges,
     KindView,
     NewBot,
     Page,
@@ -39,6 +41,7 @@ from supervisor.model import (
     now_us,
 )
 from supervisor.pulse import Pulse
+from supervisor.secrets import Secrets
 from supervisor.starts import Rate, Starts
 from supervisor.store import Ledger
 
@@ -66,14 +69,21 @@ class Fleet:
         ledger: Ledger,
         follower: Logs,
         log_dir: Path,
+        bots_dir: Path,
         kinds: Mapping[str, settings.Kind],
         forget_log: Callable[[int], None],
+        read_kinds: Callable[[], Mapping[str, settings.Kind]],
+        secrets: Secrets,
         rate: Rate,
     ) -> None:
-        """`rate` limits the starts of all kinds together."""
+        """`read_kinds` reads the settings again; `rate` limits the starts of all kinds together."""
+        self._read_kinds = read_kinds
+        self._secrets = secrets
+        self._ensuring: asyncio.Task[None] | None = None
         self._engine = engine
         self._ledger = ledger
         self._log_dir = log_dir
+        self._bots_dir = bots_dir
         self._kinds = kinds
         self._rate = rate
         self._forget_log = forget_log
@@ -119,7 +129,9 @@ class Fleet:
                 actor.settle(State.STOPPED, "stopped: the supervisor ended while it was stopping")
         for run in open_runs.values():
             self._close_lost(run)
+        self._secrets.sweep(await self._ledger.params_with_secrets())
         self._booted = True
+        self._ensure_instances()
         if adopted or lost or started:
             log.info("found %d bots running, lost %d, starts %d whose goal is up", adopted, lost, started)
 
@@ -147,6 +159,8 @@ class Fleet:
 
     def close(self) -> None:
         """Ends all tasks. Processes that still live do so."""
+        if self._ensuring is not None:
+            self._ensuring.cancel()
         for actor in self._actors.values():
             actor.close()
         self._actors.clear()
@@ -232,7 +246,7 @@ class Fleet:
         return _view(actor)
 
     async def delete(self, bot_id: int) -> None:
-        """Stops a bot and forgets it; its runs stay. Raises StillAlive."""
+        """Stops a bot and forgets it, with its log and its data; its runs stay. Raises StillAlive."""
         await self._actor(bot_id)
         # From here on nobody finds it, so that no later command can start it again behind the stop.
         self._forgetting.add(bot_id)
@@ -242,6 +256,9 @@ class Fleet:
             await self._within_grace(actor, _is_settled(actor))
             await self._ledger.forget_bot(bot_id)
             self._forget_log(bot_id)
+            await asyncio.to_thread(shutil.rmtree, self._bots_dir / str(bot_id), ignore_errors=True)
+            if secrets.has_secrets(actor.bot.params):
+                self._secrets.sweep(await self._ledger.params_with_secrets())
         finally:
             self._forgetting.discard(bot_id)
 
@@ -342,17 +359,30 @@ class Fleet:
             known = ", ".join(sorted(self._kinds))
             raise errors.UnknownKind(f"there is no kind {kind!r}; there are: {known}") from None
 
-    async def check_params(self, kind: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The parameters with their defaults filled in. Raises UnknownKind, BadParams.
+    @contextlib.asynccontextmanager
+    async def checked(self, kind: str, given: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
+        """The parameters with their defaults filled in and their secrets put away; for a bot that is made in the
+        block. Raises UnknownKind, BadParams.
 
         Waits until the kind is imported. Of one that cannot be, nothing is known: its parameters pass as they are,
         and its start will say what is wrong.
         """
         try:
             async with asyncio.timeout(self.defaults(kind).start_timeout_s):
-                return await self._engine.check(kind, given)
+                await self._engine.warm(kind)
         except (TimeoutError, errors.SpawnFailed):
-            return given
+            yield given
+            return
+        warmth = self._engine.warmth(kind)
+        with self._secrets.kept(given, params.secret_names(warmth.params, warmth.schema)) as kept:
+            try:
+                async with asyncio.timeout(self.defaults(kind).start_timeout_s):
+                    kept = await self._engine.check(kind, kept)
+            except (TimeoutError, errors.SpawnFailed) as error:
+                raise errors.Unavailable(
+                    f"the parameters could not be checked: {error or 'it took too long'}"
+                ) from None
+            yield kept
 
     def kind(self, name: str) -> KindView:
         """One kind. Raises UnknownKind."""
@@ -362,7 +392,7 @@ class Fleet:
             target=spec.target,
             command=spec.command,
             description=spec.description or warmth.description,
-            params_schema=(warmth.schema or params.schema(name, warmth.params)) if warmth.warm else None,
+            params_schema=warmth.schema or (None if warmth.params is None else params.schema(name, warmth.params)),
             restart=spec.restart_policy,
             grace_s=spec.grace_s,
             start_timeout_s=spec.start_timeout_s,
@@ -380,6 +410,74 @@ class Fleet:
             import_s=warmth.import_s,
             rss_bytes=warmth.rss_bytes,
         )
+
+    async def reload_kinds(self) -> KindChanges:
+        """Reads the settings of the kinds again. Later starts are by what they say now; bots that run are not touched.
+
+        Raises NotReloaded, and then nothing has changed.
+        """
+        try:
+            kinds = await asyncio.to_thread(self._read_kinds)
+        except errors.Refused as refused:
+            raise errors.NotReloaded(refused.detail) from None
+        before, self._kinds = self._kinds, kinds
+        self._engine.set_kinds(kinds)
+        self._ensure_instances()
+        return KindChanges(
+            added=sorted(kinds.keys() - before.keys()),
+            changed=sorted(name for name in kinds.keys() & before.keys() if kinds[name] != before[name]),
+            removed=sorted(before.keys() - kinds.keys()),
+        )
+
+    async def reload_kind(self, name: str) -> KindView:
+        """Imports the code of a kind again, for later starts. Raises UnknownKind; NotReloaded, and then the code from
+        before goes on."""
+        start_timeout_s = self.defaults(name).start_timeout_s
+        try:
+            async with asyncio.timeout(start_timeout_s):
+                await self._engine.reload(name)
+        except errors.SpawnFailed as error:
+            raise errors.NotReloaded(error.detail) from None
+        except TimeoutError:
+            raise errors.NotReloaded(f"the kind {name} was not imported within {start_timeout_s:g} s") from None
+        return self.kind(name)
+
+    def _ensure_instances(self) -> None:
+        """Makes the bots that the settings want of a kind, where there are none of their names yet."""
+
+        async def ensure() -> None:
+            for kind, spec in self._kinds.items():
+                for n in range(1, spec.instances + 1):
+                    try:
+                        async with self.checked(kind, {}) as checked:
+                            new = NewBot(
+                                kind=kind,
+                                params=checked,
+                                name=f"{kind}-{n}",
+                                restart=spec.restart_policy,
+                                grace_s=spec.grace_s,
+                                limits=spec.default_limits,
+                                schedule=spec.schedule.value if spec.schedule else None,
+                            )
+                            await self.create(new, wait=Wait.ATTEMPT)
+                    except errors.NameTaken:
+                        # It is there already, whatever it does.
+                        continue
+                    except errors.Problem as problem:
+                        log.warning(
+                            "cannot make %s-%d, an instance that the settings want: %s", kind, n, problem.detail
+                        )
+                        break
+
+        if self._ensuring is not None:
+            self._ensuring.cancel()
+        if any(spec.instances for spec in self._kinds.values()):
+            self._ensuring = asyncio.create_task(ensure(), name="ensure instances")
+
+    def params_schemas(self) -> Mapping[str, Mapping[str, Any]]:
+        """The JSON Schemas of the parameters of those kinds of which they are known."""
+        found = {name: self.kind(name).params_schema for name in sorted(self._kinds)}
+        return {name: schema for name, schema in found.items() if schema is not None}
 
     def kinds(self) -> Sequence[KindView]:
         """All kinds, by name."""

@@ -406,6 +406,25 @@ class CrashQuery:
     limit: int = 100
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a command for one of many bots. `state` is None where it could not be done at all."""
+
+    bot_id: int
+    ok: bool
+    state: State | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KindChanges:
+    """What another reading of the settings has changed: names of kinds."""
+
+    added: Sequence[str]
+    changed: Sequence[str]
+    removed: Sequence[str]
+
+
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
     """One page of a list; `next_after` is None on the last page."""

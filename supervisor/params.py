@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -17,25 +19,47 @@ SAFE_INTEGER = 2**53
 Integer = Annotated[int, pydantic.Field(strict=True, ge=-SAFE_INTEGER, le=SAFE_INTEGER)]
 Number = Annotated[float, pydantic.Field(strict=True, allow_inf_nan=False)]
 
-_TYPES: dict[str | None, Any] = {
+Secret = Annotated[
+    str, pydantic.Strict(), pydantic.WithJsonSchema({"type": "string", "format": "password", "writeOnly": True})
+]
+
+_TYPES: dict[str, Any] = {
     "int": Integer,
     "float": Number,
     "str": pydantic.StrictStr,
     "bool": pydantic.StrictBool,
     "list": list[pydantic.JsonValue],
     "dict": dict[str, pydantic.JsonValue],
-    None: pydantic.JsonValue,
+    "null": None,
+    "secret": Secret,
 }
+
+
+def _type(described: Any) -> Any:
+    """The type that `botproc.target.describe` has put into JSON."""
+    match described:
+        case str():
+            return _TYPES.get(described, pydantic.JsonValue)
+        case {"list": item}:
+            return list[_type(item)]  # type: ignore[misc]
+        case {"dict": value}:
+            return dict[str, _type(value)]  # type: ignore[misc]
+        case {"literal": values}:
+            return Literal[tuple(values)]
+        case {"union": types}:
+            return functools.reduce(operator.or_, map(_type, types))
+        case _:
+            return pydantic.JsonValue
 
 
 @lru_cache(maxsize=256)
 def _model(kind: str, described: str) -> type[pydantic.BaseModel]:
     fields: dict[str, Any] = {}
     for n, parameter in enumerate(json.loads(described)):
-        type_ = _TYPES.get(parameter["type"], pydantic.JsonValue)
+        type_ = _type(parameter["type"])
         default = parameter["default"]
         if not parameter["required"] and default is None:
-            type_ |= None
+            type_ = type_ | None
         # Under its own name one could hide what a model is made of: `schema`, `model_config`, `_private`.
         field = pydantic.Field(... if parameter["required"] else default, alias=parameter["name"])
         fields[f"p{n}"] = (type_, field)
@@ -53,15 +77,30 @@ def check(kind: str, parameters: Sequence[Mapping[str, Any]], given: Mapping[str
     try:
         return _of(kind, parameters).model_validate(given).model_dump(by_alias=True)
     except pydantic.ValidationError as error:
-        problems = [
-            {"loc": ["body", "params", *e["loc"]], "msg": e["msg"], "type": e["type"]}
-            for e in error.errors(include_input=False, include_url=False, include_context=False)[:20]
-        ]
-        first = problems[0]
-        where = ".".join(map(str, first["loc"][2:]))
-        raise errors.BadParams(
-            f"{kind} does not take these parameters: {where}: {first['msg']}", errors=problems
-        ) from None
+        raise refused(kind, error.errors(include_input=False, include_url=False, include_context=False)) from None
+
+
+def refused(kind: str, found: Sequence[Mapping[str, Any]]) -> errors.BadParams:
+    """What to raise for parameters that are wrong: each error with `loc`, `msg` and `type`."""
+    problems = [{"loc": ["body", "params", *e["loc"]], "msg": e["msg"], "type": e["type"]} for e in found[:20]]
+    where = ".".join(map(str, problems[0]["loc"][2:]))
+    said = f"{where}: {problems[0]['msg']}" if where else problems[0]["msg"]
+    return errors.BadParams(f"{kind} does not take these parameters: {said}", errors=problems)
+
+
+def secret_names(parameters: Sequence[Mapping[str, Any]] | None, schema: Mapping[str, Any] | None) -> frozenset[str]:
+    """The parameters that are typed as secrets."""
+    if schema is not None:
+        return frozenset(name for name, field in schema.get("properties", {}).items() if _is_secret(field))
+    return frozenset(p["name"] for p in parameters or () if "secret" in _alternatives(p["type"]))
+
+
+def _alternatives(described: Any) -> Sequence[Any]:
+    return described["union"] if isinstance(described, dict) and "union" in described else [described]
+
+
+def _is_secret(field: Mapping[str, Any]) -> bool:
+    return any(one.get("format") == "password" for one in (field, *field.get("anyOf", ())))
 
 
 def schema(kind: str, parameters: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

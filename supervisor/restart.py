@@ -31,6 +31,8 @@ def cause_of(exit_: Exit, asked: Cause | None, killed: bool) -> Cause:
         return Cause.STOP_TIMEOUT
     if asked is not None:
         return asked
+    if exit_.oom or (exit_.raised is not None and exit_.raised.type == "MemoryError"):
+        return Cause.OOM
     if exit_.signal is not None:
         return Cause.KILLED
     return Cause.EXITED if exit_.exit_code == 0 else Cause.CRASHED
@@ -50,6 +52,8 @@ def describe(cause: Cause, exit_: Exit) -> str:
             return "ended well, with exit code 0"
         case Cause.CRASHED:
             return f"crashed with {how}: {exit_.detail}" if exit_.detail else f"crashed with {how}"
+        case Cause.KILLED if exit_.signal == signal.SIGXCPU:
+            return f"used up its CPU time limit ({how})"
         case Cause.KILLED:
             return f"was killed by {how} from outside"
         case Cause.STOPPED:
@@ -62,6 +66,8 @@ def describe(cause: Cause, exit_: Exit) -> str:
             return "was not ready within the start timeout"
         case Cause.HEARTBEAT:
             return "missed its heartbeat"
+        case Cause.OOM if exit_.raised is not None:
+            return f"had more memory than it may: {exit_.raised.type}"
         case Cause.OOM:
             return "was killed by the kernel: out of memory"
         case Cause.SPAWN_FAILED:

@@ -1,111 +1,111 @@
-"""Secret parameters: each value in a file of its own, and in its place a reference that only the bot's process follows.
+"""Parameters that are secret: kept in files of their own, named in the ledger, shown to nobody.
 
-What the ledger and the zygotes get to see is "secret:" with 32 hex digits, the name of the file. Callers may give
-references too, `env:NAME` and `file:/absolute/path`: these say where a value is and not what it is, so they are stored
-and shown as they are. `botproc.secrets` is the other side of this.
+What is stored is a reference, `secret:` with 32 hex digits, the name of a file in the data directory. The bot's process
+alone reads it (`botproc.secrets`). References that a caller gives, `env:NAME` and `file:/path`, are stored as they are.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import hmac
 import os
 import re
+import secrets
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from supervisor import errors
 from supervisor.model import Params
 
-SHOWN = "**********"
-
 _KEPT = re.compile(r"secret:([0-9a-f]{32})")
-_ELSEWHERE = re.compile(r"env:[A-Za-z_]\w*|file:/.+", re.ASCII)
-
-
-class Secrets:
-    """The files of one directory, mode 0600 in 0700. The calls block, but not for longer than a small file's fsync."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        directory.mkdir(mode=0o700, exist_ok=True)
-        directory.chmod(0o700)
-
-    def keep(self, params: Params, secret: Collection[str]) -> Params:
-        """The parameters as they may be stored: the values of those named in `secret` are in files from now on.
-
-        Raises BadParams where a value refers to one of our files, since that could only be another bot's, and where a
-        secret is no UTF-8. Raises Unavailable where a file cannot be written. Then nothing is kept.
-        """
-        literal: dict[str, bytes] = {}
-        for name, value in params.items():
-            if _key(value) is not None:
-                raise _refused(name, "it refers to what the supervisor keeps; give the secret itself")
-            if name in secret and isinstance(value, str) and not _ELSEWHERE.fullmatch(value):
-                try:
-                    literal[name] = value.encode()
-                except UnicodeEncodeError:
-                    raise _refused(name, "it has characters that are no Unicode text") from None
-        if not literal:
-            return params
-        kept: dict[str, str] = {}
-        try:
-            for name, value in literal.items():
-                key = os.urandom(16).hex()
-                kept[name] = f"secret:{key}"
-                self._write(key, value)
-            self._sync()
-        except OSError as error:
-            self.forget(kept)
-            raise errors.Unavailable(f"cannot keep the secret {name}: {error.strerror}") from None
-        return {**params, **kept}
-
-    def forget(self, params: Params) -> None:
-        """Deletes what is kept for these parameters."""
-        for key in _keys(params):
-            (self._directory / key).unlink(missing_ok=True)
-
-    def sweep(self, params_of_all: Iterable[Params]) -> None:
-        """Deletes what no bot's parameters name: left by a supervisor that was killed between file and ledger."""
-        named = {key for params in params_of_all for key in _keys(params)}
-        for file in self._directory.iterdir():
-            if file.name not in named:
-                file.unlink()
-
-    def _write(self, key: str, value: bytes) -> None:
-        # Never through a link that somebody has put there, and never into a file that others have open.
-        fd = os.open(self._directory / key, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:
-            file.write(value)
-            file.flush()
-            os.fsync(fd)
-
-    def _sync(self) -> None:
-        """What the ledger will name is on disk with its name, whatever happens to the machine."""
-        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+_GIVEN = re.compile(r"env:[A-Za-z_]\w*|file:/.+", re.ASCII)
+_UNSPEAKABLE = re.compile("[\ud800-\udfff]")
+HIDDEN = "**********"
 
 
 def shown(params: Params) -> Params:
-    """The parameters as everybody may see them; the same object where nothing is to be hidden."""
-    if next(_keys(params), None) is None:
+    """The parameters as callers may see them."""
+    if not any(isinstance(value, str) and value.startswith("secret:") for value in params.values()):
         return params
-    return {name: value if _key(value) is None else SHOWN for name, value in params.items()}
-
-
-def _refused(name: str, message: str) -> errors.BadParams:
-    problem = {"loc": ["body", "params", name], "msg": message, "type": "secret"}
-    return errors.BadParams(f"{name}: {message}", errors=[problem])
-
-
-def _keys(params: Params) -> Iterator[str]:
-    for value in params.values():
-        if (key := _key(value)) is not None:
-            yield key
+    return {name: HIDDEN if _key(value) else value for name, value in params.items()}
 
 
 def _key(value: object) -> str | None:
-    """The name of the file that a value refers to."""
-    found = _KEPT.fullmatch(value) if isinstance(value, str) and value.startswith("secret:") else None
-    return found[1] if found else None
+    """The name of the file of a secret that is kept here."""
+    matched = _KEPT.fullmatch(value) if isinstance(value, str) else None
+    return matched[1] if matched else None
+
+
+class Secrets:
+    """The files of one data directory. The same secret has the same name, which says nothing of it to others: so what
+    is exclusive, or has a budget, is so by secrets too."""
+
+    def __init__(self, directory: Path) -> None:
+        """Raises OSError."""
+        directory.mkdir(mode=0o700, exist_ok=True)
+        self._directory = directory
+        self._in_hand: Counter[str] = Counter()
+        key_file = directory / "key"
+        if not key_file.exists():
+            _write(key_file, secrets.token_bytes(32))
+        self._name_key = key_file.read_bytes()
+
+    @contextlib.contextmanager
+    def kept(self, params: Params, names: Collection[str]) -> Iterator[Params]:
+        """The parameters with a reference in the place of each secret, whose files stay at least until the end of the
+        block: by then a bot has them, or nobody. Raises BadParams, Unavailable."""
+        for name, value in params.items():
+            if _key(value):
+                raise _refused(name, "it names what the supervisor keeps; give the secret itself")
+            if name in names and isinstance(value, str) and not value.isascii() and _UNSPEAKABLE.search(value):
+                raise _refused(name, "it has characters that are no Unicode text")
+        keys = {
+            name: hmac.digest(self._name_key, value.encode(), hashlib.sha256).hex()[:32]
+            for name, value in params.items()
+            if name in names and isinstance(value, str) and not _GIVEN.fullmatch(value)
+        }
+        self._in_hand.update(keys.values())
+        try:
+            for name, key in keys.items():
+                self._keep(key, params[name])
+            yield {**params, **{name: f"secret:{key}" for name, key in keys.items()}}
+        finally:
+            self._in_hand.subtract(keys.values())
+
+    def _keep(self, key: str, value: str) -> None:
+        try:
+            if not (self._directory / key).exists():
+                _write(self._directory / key, value.encode())
+        except OSError as error:
+            raise errors.Unavailable(f"a secret cannot be stored now: {error.strerror}", retry_after_s=1) from None
+
+    def sweep(self, remembered: Iterable[Params]) -> None:
+        """Deletes what no bot has any more; `remembered` are the parameters of all bots."""
+        needed = {key for params in remembered for value in params.values() if (key := _key(value))}
+        for path in self._directory.iterdir():
+            if path.name != "key" and path.name not in needed and not self._in_hand[path.name]:
+                path.unlink()
+
+
+def _refused(name: str, why: str) -> errors.BadParams:
+    wrong = {"loc": ["body", "params", name], "msg": why, "type": "secret"}
+    return errors.BadParams(f"{name}: {why}", errors=[wrong])
+
+
+def has_secrets(params: Params) -> bool:
+    """Whether a file of ours belongs to them."""
+    return any(_key(value) for value in params.values())
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Whole or not at all, and for nobody else to read."""
+    draft = path.with_name(path.name + ".new")
+    draft.unlink(missing_ok=True)
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(fd)
+    draft.rename(path)

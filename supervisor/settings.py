@@ -7,7 +7,11 @@ every user of the machine.
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import importlib.metadata
+import logging
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Mapping
@@ -26,6 +30,14 @@ from supervisor import errors, model
 
 PREFIX = "BOT_SUPERVISOR_"
 MAKE_A_TOKEN = f"{PREFIX}ADMIN_TOKEN=$(python -c 'import secrets; print(secrets.token_urlsafe(32))')"
+
+ENTRY_POINTS = "bot_supervisor.kinds"
+"""The group of entry points by which installed distributions bring kinds."""
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+_TARGET = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"
+
+log = logging.getLogger(__name__)
 
 Seconds = Annotated[float, Strict(), Field(ge=0, le=86_400, allow_inf_nan=False)]
 """A duration as JSON and TOML have it: a number, never a string."""
@@ -156,7 +168,7 @@ class Kind(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    target: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$", max_length=500)
+    target: str | None = Field(default=None, pattern=_TARGET, max_length=500)
     command: tuple[str, ...] | None = Field(default=None, min_length=1)
     params: Mapping[str, pydantic.JsonValue] = {}
     description: str = ""
@@ -201,7 +213,7 @@ GONE = Kind(target="no.longer:there", start_timeout_s=1.0)
 
 COUNTER = Kind(target="botproc.counter:main", description="Prints a number, then one more each second.")
 
-KindName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+KindName = Annotated[str, Field(pattern=_NAME)]
 
 
 def _split(value: Any) -> Any:
@@ -332,20 +344,15 @@ def read(flags: Mapping[str, Any]) -> Settings:
     env = _environment()
     given = {**env, **flags}
     config = _path(given.get("config"))
-    table = _table(config) if config else {}
-    for key in table:
-        if key not in Settings.model_fields or key in ("config", "admin_token", "read_token"):
-            raise errors.SettingsRefused(f"{config}: {key}: there is no such setting (tokens have a file of their own)")
+    table = _checked(config) if config else {}
     token_file = _path({**table, **given}.get("token_file"))
     tokens = _tokens(token_file) if token_file else {}
+    values = {**table, **tokens, **given}
     try:
-        return Settings(**{**table, **tokens, **given})
+        return Settings(**{**values, "kinds": _with_installed(values.get("kinds", {}))})
     except pydantic.ValidationError as invalid:
         first = invalid.errors(include_input=False, include_url=False)[0]
-    what = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
-    if not first["loc"]:
-        raise errors.SettingsRefused(what)
-    name, *inner = map(str, first["loc"])
+    name = str(first["loc"][0]) if first["loc"] else ""
     source = f"{config}: {name}"
     if name in flags:
         source = f"--{name.replace('_', '-')}"
@@ -353,7 +360,47 @@ def read(flags: Mapping[str, Any]) -> Settings:
         source = PREFIX + name.upper()
     elif name in tokens:
         source = str(token_file)
-    raise errors.SettingsRefused(f"{'.'.join([source, *inner])}: {what}")
+    raise _refused(first, source)
+
+
+def kinds(running: Settings) -> Mapping[str, Kind]:
+    """The kinds as the file, the environment and what is installed have them now; the other settings stay.
+
+    Raises errors.SettingsRefused, as `read` does.
+    """
+    table = _checked(running.config) if running.config else {}
+    importlib.invalidate_caches()
+    try:
+        given = {**table, **_environment()}.get("kinds", {})
+        return Settings(
+            grace_s=running.grace_s, start_timeout_s=running.start_timeout_s, kinds=_with_installed(given)
+        ).kinds
+    except pydantic.ValidationError as invalid:
+        raise _refused(invalid.errors(include_input=False, include_url=False)[0], f"{running.config}: kinds") from None
+
+
+def _refused(error: Mapping[str, Any], source: str) -> errors.SettingsRefused:
+    what = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]
+    if not error["loc"]:
+        return errors.SettingsRefused(what)
+    return errors.SettingsRefused(f"{'.'.join([source, *map(str, error['loc'][1:])])}: {what}")
+
+
+def _with_installed(kinds: Any) -> Any:
+    """The kinds of the settings, with those that installed distributions bring; the settings say the last word."""
+    if not isinstance(kinds, Mapping):
+        return kinds
+    installed = {}
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        if re.fullmatch(_NAME, point.name) and re.fullmatch(_TARGET, point.value):
+            installed[point.name] = {"target": point.value}
+        else:
+            log.warning("the entry point %s = %s of %s is no kind of bot", point.name, point.value, ENTRY_POINTS)
+    merged: dict[str, Any] = {**installed, **kinds}
+    for name in installed.keys() & kinds.keys():
+        if isinstance(kinds[name], Mapping) and "command" not in kinds[name]:
+            merged[name] = {**installed[name], **kinds[name]}
+    return merged
 
 
 def _environment() -> dict[str, Any]:
@@ -372,6 +419,14 @@ def _environment() -> dict[str, Any]:
 
 def _path(value: Any) -> Path | None:
     return _absolute(Path(value)) if isinstance(value, str) and value else None
+
+
+def _checked(config: Path) -> dict[str, Any]:
+    table = _table(config)
+    for key in table:
+        if key not in Settings.model_fields or key in ("config", "admin_token", "read_token"):
+            raise errors.SettingsRefused(f"{config}: {key}: there is no such setting (tokens have a file of their own)")
+    return table
 
 
 def _table(path: Path) -> dict[str, Any]:

@@ -220,7 +220,7 @@ class FakeEngine:
             warm=warm,
             reason="warm" if warm else behaviour.import_error or "no zygote yet",
             description=behaviour.description if warm else "",
-            params=behaviour.params if warm else (),
+            params=behaviour.params if warm else None,
             schema=None,
             start_method="fork" if warm else "",
             limits_note="",

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, TypeAdapter, WithJsonSchema
 from starlette.responses import Response
 
-from supervisor import model
+from supervisor import model, secrets
 
 T = TypeVar("T")
 
@@ -165,6 +165,13 @@ class Kinds:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """What became of a command, for each bot."""
+
+    results: Sequence[model.Outcome]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """`checks` are there with ?verbose: null is good, a sentence is not."""
 
@@ -188,7 +195,8 @@ class Problem(BaseModel):
 BOT, BOTS = TypeAdapter(Bot), TypeAdapter(list[Bot])
 RUN, RUNS, HISTORY = TypeAdapter(Run), TypeAdapter(Runs), TypeAdapter(list[PastRun])
 CRASHES = TypeAdapter(Crashes)
-KIND, KINDS = TypeAdapter(model.KindView), TypeAdapter(Kinds)
+KIND, KINDS, KIND_CHANGES = TypeAdapter(model.KindView), TypeAdapter(Kinds), TypeAdapter(model.KindChanges)
+RESULTS = TypeAdapter(Results)
 STARTED, STOPPED, HEALTH = TypeAdapter(Started), TypeAdapter(Stopped), TypeAdapter(Health)
 
 
@@ -209,7 +217,7 @@ def bot(view: model.BotView) -> Bot:
         bot_id=view.bot_id,
         name=view.name,
         kind=view.kind,
-        params=view.params,
+        params=secrets.shown(view.params),
         labels=view.labels,
         restart=view.restart,
         grace_s=view.grace_s,
@@ -241,7 +249,7 @@ def run(run: model.Run) -> Run:
         run_id=run.run_id,
         bot_id=run.bot_id,
         kind=run.kind,
-        params=run.params,
+        params=secrets.shown(run.params),
         pid=run.identity.pid if run.identity else None,
         started_at=time(run.started_at),
         ready_at=_time(run.ready_at),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import gc
 import logging
@@ -18,7 +19,8 @@ from supervisor import errors, logs
 from supervisor.api import access, datadir, document, headers, limits, problems, routes, server
 from supervisor.engine.local import LocalEngine
 from supervisor.fleet import Fleet
-from supervisor.settings import Settings
+from supervisor.secrets import Secrets
+from supervisor.settings import Settings, kinds
 from supervisor.starts import Rate
 from supervisor.store import Ledger
 
@@ -36,7 +38,7 @@ def create_app(fleet: Fleet, settings: Settings) -> FastAPI:
     table = routes.table(fleet)
     level_of = routes.level_of(table)
     own = f"[{settings.host}]" if ":" in settings.host else settings.host
-    app = document.Application(table, with_tokens=settings.admin_token is not None)
+    app = document.Application(table, with_tokens=settings.admin_token is not None, params_schemas=fleet.params_schemas)
     app.add_exception_handler(errors.Problem, problems.on_problem)
     app.add_exception_handler(RequestValidationError, problems.on_invalid)
     app.add_exception_handler(HTTPException, problems.on_http_error)
@@ -77,15 +79,20 @@ async def open_fleet(settings: Settings, out: logs.Console) -> AsyncIterator[Fle
     """The fleet of these settings, booted, with its ledger and its engine. Raises Refused."""
     data = settings.data_dir
     ledger = await Ledger.open(data / "ledger.sqlite3")
-    engine = LocalEngine(data, settings.kinds, lambda *told: fleet.notified(*told))
+    engine = LocalEngine(
+        data, settings.kinds, lambda *told: fleet.notified(*told), zygote_idle_s=settings.zygote_idle_s
+    )
     follower = logs.Follower(engine.log_dir, out, limit_bytes=settings.log_limit_bytes)
     fleet = Fleet(
         engine=engine,
         ledger=ledger,
         follower=follower,
         log_dir=engine.log_dir,
+        bots_dir=data / "bots",
         kinds=settings.kinds,
         forget_log=functools.partial(follower.forget, delete=True),
+        read_kinds=functools.partial(kinds, settings),
+        secrets=Secrets(data / "secrets"),
         rate=Rate(at_once=settings.starts_at_once, per_s=settings.starts_per_s),
     )
     try:
@@ -98,6 +105,17 @@ async def open_fleet(settings: Settings, out: logs.Console) -> AsyncIterator[Fle
         await asyncio.to_thread(follower.drain, DRAIN_S)
         follower.close()
         await ledger.close()
+
+
+async def reload(fleet: Fleet) -> None:
+    """What SIGHUP asks for: read the kinds again, and say what came of it."""
+    try:
+        changes = await fleet.reload_kinds()
+    except errors.NotReloaded as problem:
+        log.warning("got SIGHUP, but nothing is reloaded: %s", problem.detail)
+        return
+    told = [f"{len(names)} {what}" for what, names in dataclasses.asdict(changes).items()]
+    log.info("got SIGHUP, and read the kinds again: %s", ", ".join(told))
 
 
 async def serve(settings: Settings) -> int:
@@ -116,8 +134,11 @@ async def serve(settings: Settings) -> int:
         # A second signal changes nothing: stopping takes the time that it takes, and that is bounded.
         loop.add_signal_handler(signal.SIGTERM, stop.set)
         loop.add_signal_handler(signal.SIGINT, stop.set)
-        loop.add_signal_handler(signal.SIGHUP, log.info, "got SIGHUP: there is nothing to reload")
+        # Until the fleet is there it is only not to kill us.
+        loop.add_signal_handler(signal.SIGHUP, log.info, "got SIGHUP before there is something to reload")
         async with open_fleet(settings, out) as fleet:
+            reloads: set[asyncio.Task[None]] = set()
+            loop.add_signal_handler(signal.SIGHUP, lambda: reloads.add(asyncio.create_task(reload(fleet))))
             # What the program is made of lives as long as it does. Looking through all of it for garbage, as the
             # collector does now and then, holds up the loop for 50 ms.
             gc.collect()

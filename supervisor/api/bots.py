@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from fastapi import Header, Path, Query
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from supervisor import model
+from supervisor import many, model
 from supervisor.api import answers, paging, requests
 from supervisor.fleet import Fleet, Wait
 
@@ -84,13 +86,39 @@ class Bots:
         """End the bot's process, and start another once all of it is gone."""
         return _bot(await self.fleet.restart(bot_id, grace_s=how.grace_s if how else None, wait=wait), wait)
 
+    async def start_many(
+        self, which: Annotated[requests.Selector, Query()], _: requests.Nothing | None = None
+    ) -> Response:
+        """Start all bots that fit, side by side; one result for each."""
+        ids = await many.select(self.fleet, which.chosen(frozenset(model.State)))
+        return _results(await many.each(ids, self.fleet.start, _UP))
+
+    async def stop_many(
+        self, which: Annotated[requests.Selector, Query()], how: requests.Grace | None = None
+    ) -> Response:
+        """Stop all bots that fit, side by side, of the active ones if no state is asked for."""
+        ids = await many.select(self.fleet, which.chosen(model.ACTIVE))
+        stop = functools.partial(self.fleet.stop, grace_s=how.grace_s if how else None)
+        return _results(await many.each(ids, stop, frozenset({model.State.STOPPED})))
+
+    async def restart_many(
+        self, which: Annotated[requests.Restarts, Query()], how: requests.Grace | None = None
+    ) -> Response:
+        """Restart all bots that fit, of the active ones if no state is asked for: side by side, or in batches of
+        max_parallel, each ready before the next; the first batch that fails ends it."""
+        ids = await many.select(self.fleet, which.chosen(model.ACTIVE))
+        restart = functools.partial(self.fleet.restart, grace_s=how.grace_s if how else None)
+        if which.max_parallel is None:
+            return _results(await many.each(ids, restart, _UP))
+        return _results(await many.roll(ids, restart, max_parallel=which.max_parallel))
+
     async def signal_bot(self, bot_id: BotId, what: requests.Signal) -> Response:
         """Send a signal to the bot's process."""
         await self.fleet.signal(bot_id, what.number)
         return Response(status_code=204)
 
     async def delete_bot(self, bot_id: BotId) -> Response:
-        """Stop a bot, then forget it. Its runs stay."""
+        """Stop a bot, then forget it, with its log and its own data directory. Its runs stay."""
         await self.fleet.delete(bot_id)
         return Response(status_code=204)
 
@@ -110,17 +138,26 @@ class Bots:
         asked = asked or requests.NewBot()
         kind = self.fleet.defaults(asked.kind)
         schedule = asked.schedule or kind.schedule
-        new = model.NewBot(
-            kind=asked.kind,
-            params=await self.fleet.check_params(asked.kind, asked.params),
-            name=asked.name,
-            labels=asked.labels,
-            restart=asked.restart.over(kind.restart_policy) if asked.restart else kind.restart_policy,
-            grace_s=kind.grace_s if asked.grace_s is None else asked.grace_s,
-            limits=asked.limits.over(kind.default_limits) if asked.limits else kind.default_limits,
-            schedule=schedule.value if schedule else None,
-        )
-        return await self.fleet.create(new, idempotency_key=idempotency_key, wait=wait)
+        async with self.fleet.checked(asked.kind, asked.params) as params:
+            new = model.NewBot(
+                kind=asked.kind,
+                params=params,
+                name=asked.name,
+                labels=asked.labels,
+                restart=asked.restart.over(kind.restart_policy) if asked.restart else kind.restart_policy,
+                grace_s=kind.grace_s if asked.grace_s is None else asked.grace_s,
+                limits=asked.limits.over(kind.default_limits) if asked.limits else kind.default_limits,
+                schedule=schedule.value if schedule else None,
+            )
+            return await self.fleet.create(new, idempotency_key=idempotency_key, wait=wait)
+
+
+_UP = frozenset({model.State.RUNNING, model.State.EXITED})
+"""Where a start leads to that went well: one that runs and ends may have ended by then."""
+
+
+def _results(outcomes: Sequence[model.Outcome]) -> Response:
+    return answers.reply(answers.RESULTS, answers.Results(results=outcomes))
 
 
 def _stopped(view: model.BotView) -> Response:

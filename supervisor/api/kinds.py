@@ -29,3 +29,14 @@ class Kinds:
         except errors.UnknownKind as unknown:
             return problems.of(unknown, status=404)
         return answers.reply(answers.KIND, kind)
+
+    async def reload_kinds(self, _: requests.Nothing | None = None) -> Response:
+        """Read the kinds again, from the settings file and from what is installed. Bots that run are not touched."""
+        return answers.reply(answers.KIND_CHANGES, await self.fleet.reload_kinds())
+
+    async def reload_kind(self, name: Annotated[requests.Name, Path()], _: requests.Nothing | None = None) -> Response:
+        """Import the code of a kind again, for later starts; answered once that is done."""
+        try:
+            return answers.reply(answers.KIND, await self.fleet.reload_kind(name))
+        except errors.UnknownKind as unknown:
+            return problems.of(unknown, status=404)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime, timedelta
 from signal import Signals
 from typing import Annotated, Any, Self
@@ -163,6 +164,33 @@ class Bots(_Query):
             after=self.after,
             limit=self.limit,
         )
+
+
+class Selector(Bots):
+    """Which bots to command: every condition that is given must hold, and there must be one."""
+
+    all: bool = Field(default=False, description="every bot")
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if self.model_fields_set & {"limit", "cursor"}:
+            raise ValueError("a command is for all bots that fit: it has neither limit nor cursor")
+        if not (self.all or self.kind or self.name or self.label or self.state):
+            raise ValueError("say which bots: kind, label, name or state; or all=true")
+        return self
+
+    def chosen(self, states: frozenset[model.State]) -> model.BotQuery:
+        """The bots, in these states where the caller has not said in which."""
+        query = self.query()
+        return query if self.state else dataclasses.replace(query, states=states)
+
+
+class Restarts(Selector):
+    """Which bots to restart, and how many at a time."""
+
+    max_parallel: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        default=None, description="in batches of so many, each ready before the next; the first that fails is the last"
+    )
 
 
 class RunsOfBot(_Query):

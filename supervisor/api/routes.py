@@ -50,6 +50,9 @@ def table(fleet: Fleet) -> Table:
         "bots": (
             Route(ADMIN, "POST", "/bots", b.create_bot, answers.Bot, (201,), problems=(409, 503)),
             Route(READ, "GET", "/bots/{bot_id}", b.get_bot, answers.Bot, problems=(404, 503)),
+            Route(ADMIN, "POST", "/bots/start", b.start_many, answers.Results, problems=(503,)),
+            Route(ADMIN, "POST", "/bots/stop", b.stop_many, answers.Results, problems=(503,)),
+            Route(ADMIN, "POST", "/bots/restart", b.restart_many, answers.Results, problems=(503,)),
             Route(ADMIN, "POST", "/bots/{bot_id}/start", b.start_bot, answers.Bot, at_once, (404, 503, 504)),
             Route(ADMIN, "POST", "/bots/{bot_id}/stop", b.stop_bot, answers.Bot, at_once, (404, 503, 504)),
             Route(ADMIN, "POST", "/bots/{bot_id}/restart", b.restart_bot, answers.Bot, at_once, (404, 503, 504)),
@@ -66,6 +69,8 @@ def table(fleet: Fleet) -> Table:
             Route(READ, "GET", "/bots/{bot_id}/logs", b.tail_logs, str, problems=(404, 503)),
             Route(READ, "GET", "/kinds", k.list_kinds, answers.Kinds),
             Route(READ, "GET", "/kinds/{name}", k.get_kind, model.KindView, problems=(404,)),
+            Route(ADMIN, "POST", "/kinds/reload", k.reload_kinds, model.KindChanges),
+            Route(ADMIN, "POST", "/kinds/{name}/reload", k.reload_kind, model.KindView, problems=(404,)),
             Route(OPEN, "GET", "/livez", h.livez, answers.Health),
             Route(OPEN, "GET", "/readyz", h.readyz, answers.Health, problems=(503,)),
         ),

@@ -18,7 +18,7 @@ import psutil
 from botproc import kernel, wire
 from botproc.reaper import Reaper
 from supervisor import errors, logs, params, settings
-from supervisor.engine import pidfd, zygotes
+from supervisor.engine import cgroups, oom, pidfd, zygotes
 from supervisor.engine.notifications import Notifications
 from supervisor.engine.process import LocalProcess
 from supervisor.engine.protocol import OnNotify, Order, Process, Warmth
@@ -43,7 +43,15 @@ _REAPED_TRIES = 200
 class LocalEngine:
     """Processes of this machine. Made by `open`; all of it runs in the event loop's thread."""
 
-    def __init__(self, data_dir: Path, kinds: Mapping[str, settings.Kind], on_notify: OnNotify) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        kinds: Mapping[str, settings.Kind],
+        on_notify: OnNotify,
+        *,
+        zygote_idle_s: float | None = None,
+    ) -> None:
+        """`zygote_idle_s`: how long a zygote without bots is kept; None: for ever."""
         self._data_dir = data_dir
         self._run_dir = data_dir / "run"
         self._lock_dir = data_dir / "run" / "locks"
@@ -53,6 +61,10 @@ class LocalEngine:
             directory.mkdir(mode=0o700, exist_ok=True)
         self._kinds = kinds
         self._on_notify = on_notify
+        self._zygote_idle_s = zygote_idle_s
+        self._known: dict[str, wire.Hello] = {}
+        """What was found in a kind when it was last imported; also while it has no zygote."""
+        self._resting: set[str] = set()
         self._zygotes: dict[str, zygotes.Zygote] = {}
         self._retired: list[zygotes.Zygote] = []
         self._making: dict[str, asyncio.Task[zygotes.Zygote]] = {}
@@ -61,6 +73,8 @@ class LocalEngine:
         self._reaper: Reaper[int | zygotes.Zygote] = Reaper()
         self._by_pid: dict[int, LocalProcess] = {}
         self._orphans: dict[int, LocalProcess] = {}
+        self._groups = cgroups.Groups()
+        self._oom = oom.Oom(oom.counter())
         self._forking = 0
         self._early: dict[int, list[Mapping[str, str]]] = {}
         self._closing = False
@@ -104,6 +118,7 @@ class LocalEngine:
         await asyncio.gather(*self._watches, return_exceptions=True)
         self._notifications.close()
         self._reaper.close()
+        self._oom.close()
         asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
         for zygote in alive:
             if zygote.is_child:
@@ -120,26 +135,93 @@ class LocalEngine:
         await self._hello(kind)
 
     async def check(self, kind: str, given: Params) -> Params:
-        return params.check(kind, (await self._hello(kind)).params, given)
+        hello = await self._hello(kind)
+        if hello.schema is None:
+            return params.check(kind, hello.params, given)
+        zygote = self._zygotes[kind]
+        if hello.start_method != "fork":
+            # The model is where the kind is imported, and that is in the bots alone.
+            return given
+        checking = asyncio.ensure_future(zygote.check(given))
+        await asyncio.sleep(0)
+        self._insist(zygote)
+        if found := await checking:
+            raise params.refused(kind, found)
+        return given
 
     def set_kinds(self, kinds: Mapping[str, settings.Kind]) -> None:
-        raise NotImplementedError
+        before, self._kinds = self._kinds, kinds
+        same = {
+            kind
+            for kind in before.keys() & kinds.keys()
+            if zygotes.fingerprint(kind, before[kind]) == zygotes.fingerprint(kind, kinds[kind])
+        }
+        for kind in before.keys() - same:
+            self._known.pop(kind, None)
+            self._resting.discard(kind)
+            if (making := self._making.get(kind)) is not None:
+                making.cancel()
+            if kind in self._zygotes:
+                self._retire(self._zygotes[kind])
+        for kind in kinds.keys() - same:
+            self._warm_up(kind)
 
     async def reload(self, kind: str) -> None:
-        raise NotImplementedError
+        zygote = await self._begin(kind)
+        self._retired.append(zygote)
+        try:
+            await self._connect(zygote)
+            self._start_watch(zygote)
+            hello = await asyncio.shield(zygote.hello)
+            if hello.error:
+                raise errors.SpawnFailed(_import_failed(kind, hello.error), permanent=True)
+        except (errors.SpawnFailed, asyncio.CancelledError):
+            zygote.kill()
+            raise
+        if kind in self._zygotes:
+            self._retire(self._zygotes[kind])
+        self._retired.remove(zygote)
+        self._zygotes[kind] = zygote
+        # Of one whose imports start threads, what can make its bots.
+        await self._hello(kind)
+
+    def _retire(self, zygote: zygotes.Zygote) -> None:
+        """From now on it makes no bot; it leaves with the last that it has."""
+        del self._zygotes[zygote.kind]
+        if not zygote.lost.is_set():
+            self._retired.append(zygote)
+            zygote.quit()
 
     async def _hello(self, kind: str) -> wire.Hello:
-        zygote = await self._zygote(kind)
-        hello = await asyncio.shield(zygote.hello)
-        if hello.error:
-            raise errors.SpawnFailed(_import_failed(kind, hello.error), permanent=True)
-        return hello
+        while True:
+            zygote = await self._zygote(kind)
+            hello = await asyncio.shield(zygote.hello)
+            if hello.error:
+                raise errors.SpawnFailed(_import_failed(kind, hello.error), permanent=True)
+            if not _has_threads(hello):
+                self._known[kind] = hello
+                self._rest_when_idle(zygote)
+                return hello
+
+    def _rest_when_idle(self, zygote: zygotes.Zygote) -> None:
+        """One that had no bot for a time can leave, and returns on demand."""
+        if self._zygote_idle_s is None or zygote.has_bots or self._closing:
+            return
+
+        def rest(forks: int) -> None:
+            current = self._zygotes.get(zygote.kind) is zygote
+            if current and zygote.forks == forks and not zygote.has_bots and not self._closing:
+                self._resting.add(zygote.kind)
+                self._retire(zygote)
+
+        asyncio.get_running_loop().call_later(self._zygote_idle_s, rest, zygote.forks)
 
     async def spawn(self, order: Order) -> LocalProcess:
         zygote = self._zygotes.get(order.kind)
         if zygote is None:
             raise errors.SpawnFailed(f"the zygote of {order.kind} has ended")
         lock_path = self._lock_path(order.bot_id)
+        self._oom.look()
         spawn = wire.Spawn(
             run_id=order.run_id,
             bot_id=order.bot_id,
@@ -151,6 +233,7 @@ class LocalEngine:
             data_dir=str(self._data_dir / "bots" / str(order.bot_id)),
             grace_s=order.grace_s,
             limits=dataclasses.asdict(order.limits),
+            cgroup=self._groups.make(order.bot_id, order.limits, self._our_pids),
         )
         self._forking += 1
         try:
@@ -190,6 +273,8 @@ class LocalEngine:
         zygote = self._zygotes.get(kind)
         hello = None
         reason = "no zygote yet"
+        if kind in self._resting:
+            reason = f"retired: no bot for {self._zygote_idle_s:g} s; it returns on demand"
         rss = None
         if zygote is not None:
             reason = "importing"
@@ -199,6 +284,8 @@ class LocalEngine:
                 else:
                     hello = zygote.hello.result()
                     reason = _import_failed(kind, hello.error) if hello.error else "warm"
+                    if hello.start_method == "spawn":
+                        reason = "warm; its imports start threads, so each bot is a fresh interpreter"
             try:
                 rss = psutil.Process(zygote.pid).memory_info().rss
             except psutil.NoSuchProcess:
@@ -206,20 +293,22 @@ class LocalEngine:
         warm = hello is not None and not hello.error
         if warm and (zygote is None or zygote.lost.is_set()):
             warm, reason = False, "its zygote has ended"
+        known = hello if warm else self._known.get(kind)
         return Warmth(
             warm=warm,
             reason=reason,
-            description=hello.description if hello else "",
-            params=hello.params if hello else (),
-            schema=hello.schema if hello else None,
-            start_method=hello.start_method if hello else "",
-            limits_note="",
+            description=known.description if known else "",
+            params=known.params if known else None,
+            schema=known.schema if known else None,
+            start_method=known.start_method if known else "",
+            limits_note=self._groups.note(self._kinds[kind].default_limits) if kind in self._kinds else "",
             pid=zygote.pid if zygote else None,
             import_s=hello.import_s if hello else None,
             rss_bytes=rss,
         )
 
     def forget(self, bot_id: int) -> None:
+        self._groups.remove(bot_id)
         path = self._lock_path(bot_id)
         with contextlib.suppress(FileNotFoundError, BlockingIOError), path.open("rb") as lock:
             # Not the lock of a copy that lives after all: it keeps the next one from being made beside it.
@@ -231,9 +320,16 @@ class LocalEngine:
     async def _zygote(self, kind: str) -> zygotes.Zygote:
         zygote = self._zygotes.get(kind)
         if zygote is not None and not zygote.lost.is_set():
-            broken = zygote.hello.done() and (zygote.hello.exception() or zygote.hello.result().error)
-            if not broken:
-                return zygote
+            if not zygote.hello.done():
+                if kind in self._making or kind not in self._kinds or zygote.age_s < self._kinds[kind].start_timeout_s:
+                    return zygote
+                log.warning("the kind %s hangs in its import: SIGKILL for its zygote, pid %s", kind, zygote.pid)
+                zygote.kill()
+                zygote.lose()
+            else:
+                broken = zygote.hello.exception() or zygote.hello.result().error
+                if not broken and not _has_threads(zygote.hello.result()):
+                    return zygote
         making = self._making.get(kind)
         if making is None:
             making = self._making[kind] = asyncio.create_task(self._make(kind))
@@ -243,9 +339,29 @@ class LocalEngine:
         except asyncio.CancelledError:
             if not making.cancelled():
                 raise
-            raise errors.SpawnFailed(f"the zygote of {kind} is given up: the supervisor ends") from None
+            raise errors.SpawnFailed(f"the zygote of {kind} is given up: the kind has changed, or we end") from None
 
     async def _make(self, kind: str) -> zygotes.Zygote:
+        described = None
+        before = self._zygotes.get(kind)
+        if before is not None and before.hello.done() and not before.hello.exception():
+            hello = before.hello.result()
+            if _has_threads(hello):
+                described = hello
+                self._retire(before)
+        zygote = self._zygotes[kind] = await self._begin(kind, described)
+        self._resting.discard(kind)
+        try:
+            await self._connect(zygote)
+        except (errors.SpawnFailed, asyncio.CancelledError):
+            zygote.kill()
+            zygote.lose()
+            raise
+        self._start_watch(zygote)
+        return zygote
+
+    async def _begin(self, kind: str, described: wire.Hello | None = None) -> zygotes.Zygote:
+        """A new zygote, which nobody uses yet. Raises SpawnFailed."""
         spec = self._kinds.get(kind)
         if spec is None:
             raise errors.SpawnFailed(f"there is no kind {kind!r} in the settings", permanent=True)
@@ -265,19 +381,12 @@ class LocalEngine:
             secrets_dir=str(self._data_dir / "secrets"),
             ready_at_start=spec.ready == "start",
             heartbeat_s=spec.heartbeat_s,
+            described=described,
         )
         zygote = await zygotes.Zygote.make(birth, self._lock_path, self._on_end)
         self._reaper.expect(zygote.pid, zygote)
         # Started by multiprocessing with the first zygote.
         self._reaper.spare({resource_tracker._resource_tracker._pid})  # type: ignore[attr-defined]
-        self._zygotes[kind] = zygote
-        try:
-            await self._connect(zygote)
-        except (errors.SpawnFailed, asyncio.CancelledError):
-            zygote.kill()
-            zygote.lose()
-            raise
-        self._start_watch(zygote)
         return zygote
 
     async def _connect(self, zygote: zygotes.Zygote) -> None:
@@ -343,6 +452,9 @@ class LocalEngine:
         if not self._closing and zygote.kind in self._kinds and self._zygotes.get(zygote.kind) is zygote:
             hello = zygote.hello
             if not hello.cancelled() and hello.exception() is None and not hello.result().error:
+                if _has_threads(hello.result()):
+                    # Another is about to take its place.
+                    return
                 # One that dies as soon as it is warm must not keep a processor busy. Whoever asks has it at once.
                 await asyncio.sleep(_REST * zygote.making_s - zygote.age_s)
                 self._warm_up(zygote.kind)
@@ -389,6 +501,7 @@ class LocalEngine:
         if not process.alive:
             return
         pid = process.identity.pid
+        process.out_of_memory = lambda: self._oom.killed(self._groups.directory(process.bot_id))
         self._reaper.expect(pid, process.run_id)
         self._by_pid[pid] = process
         if process.fd is not None:
@@ -396,14 +509,23 @@ class LocalEngine:
         for values in self._early.pop(pid, ()):
             self._on_notify(process.bot_id, process.run_id, values)
 
+    def _our_pids(self) -> set[int]:
+        zygote_pids = (zygote.pid for zygote in (*self._zygotes.values(), *self._retired))
+        return {os.getpid(), *zygote_pids, *self._by_pid}
+
     def _on_end(self, process: LocalProcess) -> None:
         pid = process.identity.pid
         if self._by_pid.get(pid) is process:
             del self._by_pid[pid]
             self._reaper.forget(pid)
+        for zygote in self._zygotes.values():
+            if process.run_id in zygote.processes:
+                self._rest_when_idle(zygote)
 
     def _receive(self, pid: int, values: Mapping[str, str]) -> None:
-        if (process := self._by_pid.get(pid)) is not None:
+        # A bot's own child may speak for it, such as the systemd-notify of a shell script.
+        process = self._by_pid.get(pid) or self._by_pid.get(_session(pid))
+        if process is not None:
             self._on_notify(process.bot_id, process.run_id, values)
         elif self._forking and len(self._early) < 1000:
             # A bot may be ready before its zygote's answer was read. All others are no bots.
@@ -521,6 +643,19 @@ def _lock_holder(path: Path, run_id: int | None = None) -> Identity | None:
         return None
     finally:
         os.close(fd)
+
+
+def _has_threads(hello: wire.Hello) -> bool:
+    """Its imports have started threads: a fork of it would have the locks of all, and one of them."""
+    return hello.threads > 1 and hello.start_method == "fork"
+
+
+def _session(pid: int) -> int:
+    """The session of a process: that of a bot has the number of the bot's own process. 0 when it is gone."""
+    try:
+        return os.getsid(pid) if pid else 0
+    except ProcessLookupError:
+        return 0
 
 
 def _import_failed(kind: str, error: str) -> str:

@@ -33,6 +33,9 @@ class LocalProcess:
         self._meter = usage.Meter(identity)
         self.over = False
         """It has ended, says the kernel; how, whoever reaps it has yet to tell."""
+        self.out_of_memory: Callable[[], bool] = lambda: False
+        """Whether the SIGKILL that just ended it was the kernel's, for want of memory. Set by the engine."""
+        self._killed = False
 
     @property
     def identity(self) -> Identity:
@@ -54,6 +57,7 @@ class LocalProcess:
             pidfd.send(self.fd, signal.SIGCONT)
 
     def kill(self) -> None:
+        self._killed = True
         if self.fd is not None:
             pidfd.send(self.fd, signal.SIGKILL)
 
@@ -80,14 +84,16 @@ class LocalProcess:
             if exit_.exit_code:
                 # Now, since the file is the next run's as soon as that has begun.
                 exit_ = dataclasses.replace(exit_, raised=crash.read(self._lock_path, self.run_id))
+            if exit_.signal == signal.SIGKILL and not self._killed and self.out_of_memory():
+                exit_ = dataclasses.replace(exit_, oom=True)
             self._ended.set_result(exit_)
             if self.fd is not None:
                 asyncio.get_running_loop().remove_reader(self.fd)
                 os.close(self.fd)
                 self.fd = None
             self._meter.close()
-        if exit_.swept and not self._swept.done():
-            self._swept.set_result(exit_)
+        if exit_.swept:
+            self.swept(exit_.descendants_killed)
 
     def swept(self, killed: int) -> None:
         """Nothing that the process had started is left."""

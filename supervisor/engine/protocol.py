@@ -34,7 +34,7 @@ class Warmth:
     warm: bool
     reason: str
     description: str
-    params: Sequence[Mapping[str, Any]]
+    params: Sequence[Mapping[str, Any]] | None
     schema: Mapping[str, Any] | None
     start_method: str
     limits_note: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import logging
 import multiprocessing
 import os
@@ -14,12 +15,13 @@ import socket
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from botproc import wire, zygote
-from supervisor import __version__, errors
+from supervisor import __version__, errors, settings
 from supervisor.engine import pidfd
 from supervisor.engine.process import LocalProcess
-from supervisor.model import Exit, Identity, now_us
+from supervisor.model import Exit, Identity, Params, now_us
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +29,13 @@ _LINE_LIMIT = 4 << 20
 _spawn = multiprocessing.get_context("spawn")
 
 
-def fingerprint(kind: str, spec: object) -> str:
+_MADE_OF = {"target", "command", "params", "preload", "path", "env", "cwd", "ready", "heartbeat_s"}
+
+
+def fingerprint(kind: str, spec: settings.Kind) -> str:
     """The first part of a zygote's socket name: a kind and what it was made of, our own version included."""
-    digest = hashlib.sha256(f"{__version__} {spec!r}".encode()).hexdigest()[:8]
+    made_of = spec.model_dump(include=_MADE_OF)
+    digest = hashlib.sha256(f"{__version__} {made_of!r}".encode()).hexdigest()[:8]
     return f"{kind}.{digest}."
 
 
@@ -67,6 +73,10 @@ class Zygote:
         self._since = asyncio.get_running_loop().time()
         self._pending: dict[int, tuple[asyncio.Future[LocalProcess], tuple[int, int]]] = {}
         """Answers that are due, each with two descriptors that keep places until the new process has its pidfd."""
+        self._checks: dict[int, asyncio.Future[list[dict[str, Any]]]] = {}
+        self._check_ids = itertools.count(1)
+        self.forks = 0
+        """How many bots it was asked for."""
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
 
@@ -113,7 +123,9 @@ class Zygote:
     @property
     def owes(self) -> bool:
         """An answer, or the end of a process that has ended."""
-        return bool(self._pending) or any(process.over and process.alive for process in self.processes.values())
+        return bool(self._pending or self._checks) or any(
+            process.over and process.alive for process in self.processes.values()
+        )
 
     @property
     def has_bots(self) -> bool:
@@ -159,10 +171,21 @@ class Zygote:
             places = os.pipe()
         except OSError as error:
             raise errors.SpawnFailed(f"the supervisor has no descriptor left: {error.strerror}") from error
+        self.forks += 1
         answer: asyncio.Future[LocalProcess] = asyncio.get_running_loop().create_future()
         self._pending[spawn.run_id] = answer, places
         self._send(spawn)
         return await asyncio.shield(answer)
+
+    async def check(self, params: Params) -> list[dict[str, Any]]:
+        """What the kind's model finds wrong with the parameters. Raises SpawnFailed when the zygote has ended."""
+        if self.lost.is_set():
+            raise errors.SpawnFailed(f"the zygote of {self.kind} has ended")
+        check_id = next(self._check_ids)
+        answer: asyncio.Future[list[dict[str, Any]]] = asyncio.get_running_loop().create_future()
+        self._checks[check_id] = answer
+        self._send(wire.Check(check_id=check_id, params=dict(params)))
+        return await answer
 
     def acknowledge(self, run_id: int) -> None:
         self.processes.pop(run_id, None)
@@ -193,6 +216,10 @@ class Zygote:
             self.hello.set_exception(gone)
         for run_id in list(self._pending):
             self._due(run_id).set_exception(gone)
+        for check in self._checks.values():
+            if not check.done():
+                check.set_exception(gone)
+        self._checks.clear()
         if self._writer is not None:
             self._writer.close()
         if self._fd is not None:
@@ -223,6 +250,11 @@ class Zygote:
                 self._due(message.run_id).set_exception(errors.SpawnFailed(message.detail))
             case wire.Ended():
                 self._ended(message)
+            case wire.Checked():
+                check = self._checks.pop(message.check_id)
+                # Unless whoever asked has gone.
+                if not check.done():
+                    check.set_result(message.errors)
 
     def _alive(self, alive: wire.Alive) -> LocalProcess:
         identity = Identity(pid=alive.pid, start_ticks=alive.start_ticks, inode=alive.inode, boot_id=pidfd.boot_id())

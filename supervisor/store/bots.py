@@ -79,6 +79,11 @@ def get(db: SqliteDatabase, bot_id: int) -> model.Bot | None:
     return next(iter(_values(db, (Bot.bot_id == bot_id) & _REMEMBERED)), None)
 
 
+def params_with_secrets(db: SqliteDatabase) -> list[model.Params]:
+    found = db.execute(Bot.select(Bot.params).where(_REMEMBERED & Bot.params.contains("secret:")))
+    return [json.loads(params) for (params,) in found]
+
+
 def of_key(db: SqliteDatabase, idempotency_key: str) -> int | None:
     return next((bot.bot_id for bot in _values(db, Bot.idempotency_key == idempotency_key)), None)
 

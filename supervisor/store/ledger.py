@@ -222,6 +222,10 @@ class Ledger:
         """The bot, or None if there never was one or it is forgotten."""
         return await self._read(lambda db: bots.get(db, bot_id))
 
+    async def params_with_secrets(self) -> list[model.Params]:
+        """The parameters of those bots that are not forgotten and may have a secret."""
+        return await self._read(bots.params_with_secrets)
+
     async def bot_of_key(self, idempotency_key: str) -> int | None:
         """The id of the bot that was made with the key, be it forgotten or not; None if there is none."""
         return await self._read(lambda db: bots.of_key(db, idempotency_key))

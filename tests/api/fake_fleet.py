@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from supervisor import errors, model, params, settings
@@ -41,6 +42,7 @@ class FakeFleet:
         self.log = b"12\n13\n"
         self.bug: Exception | None = None
         self.shutting_down = False
+        self.broken_file = False
         self.may_finish = asyncio.Event()
         self.may_finish.set()
 
@@ -194,9 +196,24 @@ class FakeFleet:
             raise errors.UnknownKind(f"there is no kind {kind!r}")
         return self.kinds_[kind]
 
-    async def check_params(self, kind: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    @contextlib.asynccontextmanager
+    async def checked(self, kind: str, given: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
         self.defaults(kind)
-        return params.check(kind, PARAMETERS[kind], given)
+        yield params.check(kind, PARAMETERS[kind], given)
+
+    async def reload_kinds(self) -> model.KindChanges:
+        if self.broken_file:
+            raise errors.NotReloaded("bots.toml: kinds.x.nope: Extra inputs are not permitted")
+        return model.KindChanges(added=["new"], changed=[], removed=[])
+
+    async def reload_kind(self, name: str) -> model.KindView:
+        self.defaults(name)
+        if name == "broken":
+            raise errors.NotReloaded("cannot import the kind broken: NameError: name 'x' is not defined")
+        return self.kind(name)
+
+    def params_schemas(self) -> Mapping[str, Mapping[str, Any]]:
+        return {name: params.schema(name, described) for name, described in PARAMETERS.items()}
 
     def kind(self, name: str) -> model.KindView:
         spec = self.defaults(name)

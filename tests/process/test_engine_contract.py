@@ -40,7 +40,7 @@ async def test_a_kind_is_cold_until_it_is_warmed(bench: Bench) -> None:
     assert after.rss_bytes is not None
     assert after.rss_bytes > 1 << 20
     assert after.description == "Prints a number each second, counting up from `start_number`."
-    assert list(after.params) == [{"name": "start_number", "type": "int", "required": False, "default": 0}]
+    assert list(after.params or ()) == [{"name": "start_number", "type": "int", "required": False, "default": 0}]
 
 
 async def test_to_warm_again_changes_nothing(bench: Bench) -> None:

@@ -10,7 +10,7 @@ from botproc import wire
 from supervisor.api import routes
 from supervisor.fleet import Fleet
 from supervisor.model import Cause, State
-from supervisor.settings import Flags, Kind
+from supervisor.settings import Budget, Flags, Kind, Limits, Restart, Schedule
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -31,8 +31,15 @@ def test_every_setting_and_its_default() -> None:
 
 
 def test_every_field_of_a_kind() -> None:
-    text = section("Settings").partition("A kind has")[2].partition("Tokens")[0]
-    assert set(re.findall(r"`(\w+)`", text)) == set(Kind.model_fields)
+    rows = re.findall(r"^\| (`.*?) \|", section("Bots of your own").partition("### Kinds")[2], re.M)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(Kind.model_fields)
+
+
+def test_every_limit_and_every_field_of_policies_and_schedules() -> None:
+    text = section("Bots of your own").partition("### Kinds")[2]
+    named = set(re.findall(r"\w+", " ".join(re.findall(r"`[^`]*`", text))))
+    for model in (Limits, Restart, Schedule, Budget):
+        assert set(model.model_fields) <= named, model
 
 
 def test_every_route() -> None:
@@ -52,7 +59,7 @@ def test_every_cause_and_state() -> None:
 def test_every_exit_code_of_ours() -> None:
     named = {wire.EXIT_LOCKED, wire.EXIT_UNUSABLE}
     assert set(wire.PERMANENT_EXITS) == named
-    text = section("Bots of your own").partition("Exit codes")[2]
+    text = section("Bots of your own").partition("Exit codes")[2].partition("###")[0]
     assert {int(code) for code in re.findall(r"\b(\d{3})\b", text)} == named
 
 

@@ -11,11 +11,21 @@ from hypothesis import strategies as st
 
 from supervisor import restart
 from supervisor.lifecycle import Event
-from supervisor.model import Cause, Exit, Goal, Policy, RestartPolicy
+from supervisor.model import Cause, Exit, Goal, Policy, Raised, RestartPolicy
 
 
-def end(exit_code: int | None = None, signum: int | None = None) -> Exit:
-    return Exit(exit_code=exit_code, signal=signum, ended_at=0, cpu_seconds=None, max_rss_bytes=None)
+def end(
+    exit_code: int | None = None, signum: int | None = None, *, oom: bool = False, raised: str | None = None
+) -> Exit:
+    return Exit(
+        exit_code=exit_code,
+        signal=signum,
+        ended_at=0,
+        cpu_seconds=None,
+        max_rss_bytes=None,
+        oom=oom,
+        raised=Raised(type=raised, message="", fingerprint="") if raised else None,
+    )
 
 
 def judge(
@@ -40,10 +50,31 @@ def judge(
         (end(signum=signal.SIGKILL), Cause.RESTARTED, True, Cause.STOP_TIMEOUT),
         (end(signum=signal.SIGKILL), Cause.START_TIMEOUT, True, Cause.START_TIMEOUT),
         (end(1), Cause.HEARTBEAT, False, Cause.HEARTBEAT),
+        (end(signum=signal.SIGKILL), None, False, Cause.KILLED),
+        (end(signum=signal.SIGKILL, oom=True), None, False, Cause.OOM),
+        (end(signum=signal.SIGKILL, oom=True), Cause.STOPPED, False, Cause.STOPPED),
+        (end(signum=signal.SIGKILL, oom=True), Cause.HEARTBEAT, True, Cause.HEARTBEAT),
+        (end(1, raised="MemoryError"), None, False, Cause.OOM),
+        (end(1, raised="MemoryError"), Cause.STOPPED, False, Cause.STOPPED),
+        (end(1, raised="ValueError"), None, False, Cause.CRASHED),
+        (end(signum=signal.SIGXCPU), None, False, Cause.KILLED),
     ],
 )
 def test_the_cause(exit_: Exit, asked: Cause | None, killed: bool, cause: Cause) -> None:
     assert restart.cause_of(exit_, asked, killed) is cause
+
+
+@pytest.mark.parametrize(
+    ("exit_", "told"),
+    [
+        (end(signum=signal.SIGKILL), "was killed by SIGKILL from outside"),
+        (end(signum=signal.SIGXCPU), "used up its CPU time limit (SIGXCPU)"),
+        (end(signum=signal.SIGKILL, oom=True), "was killed by the kernel: out of memory"),
+        (end(1, raised="MemoryError"), "had more memory than it may: MemoryError"),
+    ],
+)
+def test_an_end_by_a_limit_is_told_as_such(exit_: Exit, told: str) -> None:
+    assert restart.describe(restart.cause_of(exit_, None, False), exit_) == told
 
 
 ENDS = [(Cause.EXITED, end(0)), (Cause.CRASHED, end(1)), (Cause.KILLED, end(signum=9)), (Cause.HEARTBEAT, end(1))]

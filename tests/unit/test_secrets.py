@@ -1,18 +1,13 @@
-"""Where secret parameters are, and where they are not."""
+"""Secrets are in files of their own, and nowhere else."""
 
 from __future__ import annotations
 
-import os
-import stat
 from pathlib import Path
 
 import pytest
 
-from botproc import secrets as in_the_bot
 from supervisor import errors, secrets
-from supervisor.secrets import SHOWN, Secrets
-
-TOKEN = "s3cret with ünïcode"
+from supervisor.secrets import Secrets
 
 
 @pytest.fixture
@@ -20,107 +15,58 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path / "secrets"
 
 
-def test_a_secret_is_in_a_file_of_its_own_and_a_reference_in_its_place(directory: Path) -> None:
-    given = {"token": TOKEN, "symbol": "BTC", "depth": 3}
-    kept = Secrets(directory).keep(given, {"token"})
-    assert given["token"] == TOKEN, "what the caller holds is not changed"
-    assert {**kept, "token": TOKEN} == given
-    [file] = directory.iterdir()
-    assert kept["token"] == f"secret:{file.name}"
-    assert file.read_bytes() == TOKEN.encode()
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+def files(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir() if path.name != "key")
 
 
-def test_the_bot_gets_what_the_caller_gave(directory: Path) -> None:
-    kept = Secrets(directory).keep({"token": TOKEN, "plain": "x"}, {"token"})
-    assert in_the_bot.resolve(kept, str(directory)) == {"token": TOKEN, "plain": "x"}
-
-
-def test_equal_secrets_of_two_bots_are_two_files(directory: Path) -> None:
-    ours = Secrets(directory)
-    one, two = (ours.keep({"token": TOKEN}, {"token"}) for _ in range(2))
-    assert one != two
-    ours.forget(one)
-    assert in_the_bot.resolve(two, str(directory)) == {"token": TOKEN}
-
-
-@pytest.mark.parametrize("reference", ["env:TOKEN", "file:/run/secrets/token"])
-def test_a_reference_stays_and_is_shown(directory: Path, reference: str) -> None:
-    given = {"token": reference}
-    assert Secrets(directory).keep(given, {"token"}) is given
+def test_a_literal_is_put_away_and_a_reference_stays(directory: Path) -> None:
+    given = {"token": "öh 123\n", "other": "env:TOKEN", "third": "file:/run/secrets/x", "plain": "word", "n": 3}
+    with Secrets(directory).kept(given, {"token", "other", "third", "n"}) as kept:
+        [name] = files(directory)
+        assert kept == {**given, "token": f"secret:{name}"}
+    assert (directory / name).read_text() == "öh 123\n"
+    assert (directory / name).stat().st_mode & 0o777 == 0o600
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert secrets.shown(kept)["token"] == secrets.HIDDEN
+    assert secrets.shown(kept)["other"] == "env:TOKEN"
+    assert secrets.has_secrets(kept)
     assert secrets.shown(given) is given
-    assert not list(directory.iterdir())
+    assert not secrets.has_secrets(given)
 
 
-@pytest.mark.parametrize("literal", ["env:", "env:1x", "file:relative", "secret:short", "", "env:A\nB"])
-def test_what_only_looks_like_a_reference_is_a_secret(directory: Path, literal: str) -> None:
-    kept = Secrets(directory).keep({"token": literal}, {"token"})
-    [file] = directory.iterdir()
-    assert kept == {"token": f"secret:{file.name}"}
-    assert file.read_text() == literal
+def test_the_same_secret_has_one_name_here_and_another_elsewhere(directory: Path, tmp_path: Path) -> None:
+    with Secrets(directory).kept({"a": "x", "b": "x", "c": "y"}, {"a", "b", "c"}) as first:
+        assert first["a"] == first["b"] != first["c"]
+    with Secrets(directory).kept({"a": "x"}, {"a"}) as again:
+        assert again["a"] == first["a"]
+    with Secrets(tmp_path / "elsewhere").kept({"a": "x"}, {"a"}) as elsewhere:
+        assert elsewhere["a"] != first["a"]
 
 
-@pytest.mark.parametrize("name", ["token", "symbol"])
-def test_nobody_gets_the_secret_of_another_bot_by_its_name(directory: Path, name: str) -> None:
-    ours = Secrets(directory)
-    other = ours.keep({"token": TOKEN}, {"token"})
-    with pytest.raises(errors.BadParams, match=f"{name}: it refers to what the supervisor keeps") as refused:
-        ours.keep({"token": "mine", name: other["token"]}, {"token"})
-    assert refused.value.errors[0]["loc"] == ["body", "params", name]
-    assert len(list(directory.iterdir())) == 1
+def test_what_no_bot_has_is_swept_but_not_what_is_in_hand(directory: Path) -> None:
+    kept = Secrets(directory)
+    with kept.kept({"a": "needed"}, {"a"}) as needed, kept.kept({"a": "new"}, {"a"}):
+        (directory / "litter.new").write_text("of a crash")
+        kept.sweep([needed])
+        assert len(files(directory)) == 2
+    kept.sweep([needed])
+    assert files(directory) == [needed["a"].removeprefix("secret:")]
+    kept.sweep([])
+    assert files(directory) == []
+    assert (directory / "key").exists()
 
 
-def test_a_secret_that_cannot_be_written_is_refused(directory: Path) -> None:
-    with pytest.raises(errors.BadParams, match="token: it has characters that are no Unicode text"):
-        Secrets(directory).keep({"a": "1", "token": "\ud800"}, {"a", "token"})
-    assert not list(directory.iterdir())
+@pytest.mark.parametrize("value", [f"secret:{'0' * 32}", "\ud800"])
+def test_what_is_refused(directory: Path, value: str) -> None:
+    with pytest.raises(errors.BadParams) as refused, Secrets(directory).kept({"token": value}, {"token"}):
+        pass
+    assert refused.value.errors[0]["loc"] == ["body", "params", "token"]
+    assert files(directory) == []
 
 
-def test_no_secret_and_no_null_costs_a_file(directory: Path) -> None:
-    given = {"token": None, "n": 1}
-    assert Secrets(directory).keep(given, {"token"}) is given
-    assert not list(directory.iterdir())
-
-
-def test_what_is_kept_is_not_shown() -> None:
-    params = {"token": "secret:" + 32 * "a", "other": "env:X", "symbol": "secret:no", "n": 1}
-    assert secrets.shown(params) == {"token": SHOWN, "other": "env:X", "symbol": "secret:no", "n": 1}
-    plain = {"symbol": "BTC"}
-    assert secrets.shown(plain) is plain
-
-
-def test_what_is_forgotten_is_deleted_and_may_be_forgotten_again(directory: Path) -> None:
-    ours = Secrets(directory)
-    kept = ours.keep({"a": "1", "b": "2", "c": "env:C"}, {"a", "b", "c"})
-    ours.forget(kept)
-    ours.forget(kept)
-    assert not list(directory.iterdir())
-
-
-def test_a_sweep_leaves_what_bots_have(directory: Path) -> None:
-    before = Secrets(directory)
-    kept = before.keep({"token": TOKEN}, {"token"})
-    before.keep({"token": "of a bot that the ledger never had"}, {"token"})
-    Secrets(directory).sweep([{"start_number": 0}, kept])
-    assert [file.name for file in directory.iterdir()] == [kept["token"].removeprefix("secret:")]
-
-
-def test_a_directory_that_others_could_read_is_closed(directory: Path) -> None:
-    directory.mkdir(mode=0o755)
-    Secrets(directory)
-    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
-
-
-def test_where_one_cannot_be_kept_none_is(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = Secrets(directory)
-    syncs = iter([None, OSError(28, os.strerror(28))])
-
-    def full_at_the_second(fd: int) -> None:
-        if error := next(syncs):
-            raise error
-
-    monkeypatch.setattr(os, "fsync", full_at_the_second)
-    with pytest.raises(errors.Unavailable, match="cannot keep the secret b: No space left on device"):
-        ours.keep({"a": "1", "b": "2"}, {"a", "b"})
-    assert not list(directory.iterdir())
+def test_a_directory_that_cannot_be_written(directory: Path) -> None:
+    kept = Secrets(directory)
+    (directory / "key").unlink()
+    directory.rmdir()
+    with pytest.raises(errors.Unavailable, match="cannot be stored now"), kept.kept({"token": "x"}, {"token"}):
+        pass

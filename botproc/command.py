@@ -1,0 +1,90 @@
+"""A bot that is a program of any language: `command = ["node", "bot.js", "{start_number}"]`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import string
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
+
+from botproc import bootstrap, notify, secrets, wire
+
+_SCALAR = {"union": ["int", "float", "str", "bool", "null"]}
+
+
+def describe(birth: wire.Birth) -> list[dict[str, Any]]:
+    """The parameters of a command, as `target.describe` has those of a callable: what stands in braces in its
+    arguments and in the values of its environment. Raises ValueError."""
+    names = dict.fromkeys(name for text in (*birth.command, *birth.env.values()) for name in _names(text))
+    if unused := [name for name in birth.params if name not in names]:
+        raise ValueError(f"the parameter {unused[0]} stands in no argument of the command and in no value of env")
+    return [
+        {
+            "name": name,
+            "type": type(birth.params[name]).__name__ if birth.params.get(name) is not None else _SCALAR,
+            "required": name not in birth.params,
+            "default": birth.params.get(name),
+        }
+        for name in names
+    ]
+
+
+def run(birth: wire.Birth, spawn: wire.Spawn) -> NoReturn:
+    """Makes of this process that of a bot, and then the program. Called in the child, by multiprocessing."""
+    lock = bootstrap.set_up(birth, spawn)
+    try:
+        params = secrets.resolve(spawn.params, birth.secrets_dir)
+        for name in (name for argument in birth.command for name in _names(argument)):
+            if secrets.is_reference(spawn.params[name]):
+                raise secrets.Unresolved(
+                    f"the parameter {name} is a secret, and an argument is seen by every user of the machine:"
+                    ' give it to the program in env, as NAME = "{' + name + '}"'
+                )
+    except secrets.Unresolved as error:
+        bootstrap.give_up(spawn, str(error))
+    os.environ.update({name: _filled(value, params) for name, value in birth.env.items()})
+    if birth.ready_at_start:
+        notify.notify(READY="1")
+    # Python ignores these two, and a program inherits that.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+    execute([_filled(argument, params) for argument in birth.command], spawn, lock)
+
+
+def execute(argv: list[str], spawn: wire.Spawn, *keep: int) -> NoReturn:
+    """Becomes the program, with these descriptors and the standard ones: the lock is held as long as it lives."""
+    for fd in keep:
+        os.set_inheritable(fd, True)
+    sys.stdout.flush()
+    try:
+        os.execvp(argv[0], argv)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        bootstrap.give_up(spawn, f"cannot execute {argv[0]}: {reason}")
+
+
+def _names(text: str) -> Iterator[str]:
+    """The names in braces. Raises ValueError for what else is in braces."""
+    for _, name, spec, conversion in string.Formatter().parse(text):
+        if name is None:
+            continue
+        if not name.isidentifier() or spec or conversion:
+            raise ValueError(f"{text!r}: a parameter is a name in braces, such as {{start_number}}; a brace is doubled")
+        yield name
+
+
+def _filled(text: str, params: Mapping[str, Any]) -> str:
+    return text.format_map({name: _text(value) for name, value in params.items()})
+
+
+def _text(value: Any) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(value).lower()
+        case _:
+            return str(value)

@@ -1,0 +1,188 @@
+"""The callable behind a kind: imported, looked at, and described."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from botproc import secrets, wire
+
+_SIMPLE = (int, float, str, bool, list, dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """The callable of a kind, looked at once. `model` is the Pydantic model that its one parameter is, if it is one;
+    `secrets` are the parameters that are `pydantic.SecretStr`."""
+
+    call: Callable[..., Any]
+    is_async: bool
+    takes_context: bool
+    model: Any = None
+    secrets: frozenset[str] = frozenset()
+
+
+def load(birth: wire.Birth) -> Target:
+    """Imports the kind as its settings say. Raises whatever its modules raise."""
+    enter(birth)
+    sys.path[:0] = birth.path
+    os.environ.update(birth.env)
+    for module in birth.preload:
+        importlib.import_module(module)
+    module_name, _, attribute = birth.target.partition(":")
+    call: Any = importlib.import_module(module_name)
+    for part in attribute.split("."):
+        call = getattr(call, part)
+    return look_at(call)
+
+
+def enter(birth: wire.Birth) -> None:
+    """The surroundings that all bots of a kind share. Raises OSError."""
+    os.environ["NOTIFY_SOCKET"] = birth.notify_address
+    if birth.cwd:
+        os.chdir(birth.cwd)
+
+
+def look_at(call: Callable[..., Any]) -> Target:
+    """What the callable is. A first parameter named `ctx` takes the context. Raises TypeError."""
+    if not callable(call):
+        raise TypeError(f"the target is not callable, it is a {type(call).__name__}")
+    parameters = list(_signature(call).parameters.values())
+    first = parameters[0] if parameters else None
+    takes_context = (
+        first is not None
+        and first.kind in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD)
+        and first.default is first.empty
+        and first.name == "ctx"
+    )
+    own = parameters[1 if takes_context else 0 :]
+    return Target(
+        call=call,
+        is_async=inspect.iscoroutinefunction(call),
+        takes_context=takes_context,
+        model=own[0].annotation if len(own) == 1 and _is_model(own[0].annotation) else None,
+        secrets=frozenset(one.name for one in own if _is_secret(one.annotation)),
+    )
+
+
+def _signature(call: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(call, eval_str=True)
+    except Exception:
+        # Names that are imported for type checkers alone, and what else cannot be evaluated.
+        return inspect.signature(call)
+
+
+def _is_model(annotation: object) -> bool:
+    """Without importing Pydantic: who has none of its models has no need of it."""
+    pydantic = sys.modules.get("pydantic")
+    return pydantic is not None and isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)
+
+
+def _is_secret(annotation: object) -> bool:
+    pydantic = sys.modules.get("pydantic")
+    return pydantic is not None and (
+        annotation is pydantic.SecretStr or pydantic.SecretStr in typing.get_args(annotation)
+    )
+
+
+def describe(target: Target) -> list[dict[str, Any]]:
+    """The keyword parameters of a target: name, type, default, required.
+
+    A type is "int", "float", "str", "bool", "list", "dict", "null" or "secret"; {"list": type}; {"dict": type}, of the
+    values; {"literal": [value…]}; {"union": [type…]}; or None for any JSON value. A parameter whose default is no JSON
+    value cannot be given, and is left out. Raises TypeError where a parameter cannot be given by keyword.
+    """
+    if target.model is not None:
+        return []
+    found: list[dict[str, Any]] = []
+    for parameter in list(_signature(target.call).parameters.values())[1 if target.takes_context else 0 :]:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise TypeError(f"the parameter {parameter.name!r} cannot be given by name")
+        required = parameter.default is parameter.empty
+        if not required and not _is_json(parameter.default):
+            continue
+        found.append(
+            {
+                "name": parameter.name,
+                "type": _type(parameter.annotation),
+                "required": required,
+                "default": None if required else parameter.default,
+            }
+        )
+    return found
+
+
+def _type(annotation: Any) -> Any:
+    for simple in _SIMPLE:
+        if annotation is simple or annotation == simple.__name__:
+            return simple.__name__
+    if annotation is None or annotation is types.NoneType:
+        return "null"
+    if isinstance(annotation, type) and _is_secret(annotation):
+        return "secret"
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is list:
+        return {"list": _type(args[0])}
+    if origin is dict and args[0] is str:
+        return {"dict": _type(args[1])}
+    if origin is typing.Literal and all(isinstance(value, str | int | bool | None) for value in args):
+        return {"literal": list(args)}
+    if origin in (typing.Union, types.UnionType):
+        return {"union": [_type(arg) for arg in args]}
+    return None
+
+
+def _is_json(value: object) -> bool:
+    """Whether it is the same after a journey through JSON."""
+    try:
+        return bool(json.loads(json.dumps(value, allow_nan=False)) == value)
+    except (TypeError, ValueError):
+        return False
+
+
+def schema(target: Target) -> dict[str, Any] | None:
+    """The JSON Schema of the target's model, if it has one."""
+    return None if target.model is None else dict(target.model.model_json_schema())
+
+
+def check(target: Target, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What is wrong with parameters for the target's model: `loc`, `msg` and `type` of each error, never the input.
+
+    Of what is given as a reference only the bot can see the value.
+    """
+    try:
+        target.model.model_validate(params)
+    except sys.modules["pydantic"].ValidationError as error:
+        found = error.errors(include_input=False, include_url=False, include_context=False)
+        return [
+            {"loc": list(one["loc"]), "msg": one["msg"], "type": one["type"]}
+            for one in found
+            if not (one["loc"] and secrets.is_reference(params.get(str(one["loc"][0]))))
+        ]
+    except Exception as error:
+        # Of a validator of the author's own.
+        return [{"loc": [], "msg": f"{type(error).__name__}: {error}", "type": "validator"}]
+    return []
+
+
+def arguments(target: Target, params: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What the target is called with, by position and by name. Raises Pydantic's ValidationError."""
+    if target.model is not None:
+        return (target.model.model_validate(params),), {}
+    secret = {
+        name: sys.modules["pydantic"].SecretStr(params[name])
+        for name in target.secrets
+        if isinstance(params.get(name), str)
+    }
+    return (), {**params, **secret}
