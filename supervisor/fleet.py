@@ -256,7 +256,8 @@ class Fleet:
             await self._within_grace(actor, _is_settled(actor))
             await self._ledger.forget_bot(bot_id)
             self._forget_log(bot_id)
-            await asyncio.to_thread(shutil.rmtree, self._bots_dir / str(bot_id), ignore_errors=True)
+            if (bot_dir := self._bots_dir / str(bot_id)).is_dir():
+                await asyncio.to_thread(shutil.rmtree, bot_dir, ignore_errors=True)
             if secrets.has_secrets(actor.bot.params):
                 self._secrets.sweep(await self._ledger.params_with_secrets())
         finally:

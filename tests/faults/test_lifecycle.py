@@ -89,12 +89,20 @@ def test_exit_with_a_text(shared: Program) -> None:
 
 
 @pytest.mark.parametrize(
-    "what", ["keyboard_interrupt", "cancels_itself", "group", "odd_exit", "recursion", "no_memory"]
+    ("what", "cause"),
+    [
+        ("keyboard_interrupt", "crashed"),
+        ("cancels_itself", "crashed"),
+        ("group", "crashed"),
+        ("odd_exit", "crashed"),
+        ("recursion", "crashed"),
+        ("no_memory", "oom"),
+    ],
 )
-def test_odd_exceptions(shared: Program, what: str) -> None:
+def test_odd_exceptions(shared: Program, what: str, cause: str) -> None:
     """Those that are no `Exception`, and those that leave little room for handling them."""
     run = run_of(shared, **anything(f"exceptions:{what}"))
-    assert (run["exit_code"], run["cause"]) == (1, "crashed")
+    assert (run["exit_code"], run["cause"]) == (1, cause)
 
 
 def test_exit_hooks_and_buffers_of_a_bot_are_its_own(shared: Program) -> None:
