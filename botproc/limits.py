@@ -23,7 +23,10 @@ def apply(limits: Mapping[str, Any], cgroup: str) -> None:
     """
     given = {name: value for name, value in limits.items() if value is not None}
     if cgroup:
-        _write("its control group", f"{cgroup}/cgroup.procs", 0)
+        try:
+            Path(cgroup, "cgroup.procs").write_text("0")
+        except OSError as error:
+            raise OSError(f"its control group {cgroup} cannot be joined: {error.strerror}") from None
     if given.get("core"):
         _, hard = resource.getrlimit(resource.RLIMIT_CORE)
         resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
@@ -34,7 +37,7 @@ def apply(limits: Mapping[str, Any], cgroup: str) -> None:
     if "cpu_affinity" in given:
         _set_affinity(given["cpu_affinity"])
     if "oom_score_adj" in given:
-        _write("oom_score_adj", "/proc/self/oom_score_adj", given["oom_score_adj"])
+        _set_oom_score_adj(given["oom_score_adj"])
     if "open_files" in given:
         _set("open_files", resource.RLIMIT_NOFILE, given["open_files"])
     if "cpu_s" in given:
@@ -82,12 +85,11 @@ def _set_affinity(wanted: Collection[int]) -> None:
         raise _cannot("cpu_affinity", wanted, f"there is no processor {min(missing)} for it")
 
 
-def _write(name: str, path: str, value: int) -> None:
+def _set_oom_score_adj(score: int) -> None:
     try:
-        with open(path, "w") as file:
-            file.write(str(value))
+        Path("/proc/self/oom_score_adj").write_text(str(score))
     except OSError as error:
-        raise _cannot(name, value, f"{path}: {error.strerror}") from None
+        raise _cannot("oom_score_adj", score, error.strerror) from None
 
 
 def _status_bytes(field: str) -> int:

@@ -69,7 +69,8 @@ class Groups:
     def __init__(self, proc: Path = PROC) -> None:
         """`proc`: where `cgroup` and `mountinfo` of this process stand."""
         self._proc = proc
-        self._looked = self._taken = self._warned = False
+        self._looked = self._taken = False
+        self._told: set[str] = set()
         self._parent: Path | None = None
         self._controllers: frozenset[str] = frozenset()
         self._why = ""
@@ -89,8 +90,8 @@ class Groups:
         if self._parent is not None and not self._taken:
             self._taken = True
             self._take(self._parent, our_pids())
-        if (note := self.note(limits)) and not self._warned:
-            self._warned = True
+        if (note := self.note(limits)) and note not in self._told:
+            self._told.add(note)
             log.warning("limits of bot-%s: %s", bot_id, note)
         if self._parent is None or self._controllers.isdisjoint(wanted):
             return ""

@@ -78,9 +78,7 @@ class LocalProcess:
 
     def ended(self, exit_: Exit) -> None:
         """Told by whoever has reaped it; again when nothing that it had started is left."""
-        if self._ended.done():
-            exit_ = dataclasses.replace(exit_, raised=self._ended.result().raised)
-        else:
+        if not self._ended.done():
             if exit_.exit_code:
                 # Now, since the file is the next run's as soon as that has begun.
                 exit_ = dataclasses.replace(exit_, raised=crash.read(self._lock_path, self.run_id))

@@ -82,6 +82,9 @@ class ZygoteClient:
         self._lines = wire.Lines()
         self._received: list[wire.Message] = []
         self._run_ids = itertools.count(1)
+        self.limits: dict[str, Any] = {}
+        """Of the bots that are asked for from now on, and their control group."""
+        self.cgroup = ""
 
     # ---- the connection
 
@@ -152,7 +155,8 @@ class ZygoteClient:
                 lock_path=str(self.directory / f"{bot_id}.lock"),
                 data_dir=str(self.directory / "bots" / str(bot_id)),
                 grace_s=10.0,
-                limits={},
+                limits=self.limits,
+                cgroup=self.cgroup,
             )
         )
         return run_id
