@@ -9,7 +9,7 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,7 +99,8 @@ def describe(target: Target) -> list[dict[str, Any]]:
 
     A type is "int", "float", "str", "bool", "list", "dict", "null" or "secret"; {"list": type}; {"dict": type}, of the
     values; {"literal": [value…]}; {"union": [type…]}; or None for any JSON value. A parameter whose default is no JSON
-    value cannot be given, and is left out. Raises TypeError where a parameter cannot be given by keyword.
+    value cannot be given, and is left out. Raises TypeError where a parameter cannot be given by keyword, and where it
+    has secrets within: kept apart and hidden are those that are parameters themselves.
     """
     if target.model is not None:
         return []
@@ -109,13 +110,18 @@ def describe(target: Target) -> list[dict[str, Any]]:
             continue
         if parameter.kind is parameter.POSITIONAL_ONLY:
             raise TypeError(f"the parameter {parameter.name!r} cannot be given by name")
+        type_ = _type(parameter.annotation)
+        if _has_secrets(parameter.annotation) and "secret" not in _alternatives(type_):
+            raise TypeError(
+                f"the parameter {parameter.name!r} has secrets within: each is to be a parameter of its own"
+            )
         required = parameter.default is parameter.empty
         if not required and not _is_json(parameter.default):
             continue
         found.append(
             {
                 "name": parameter.name,
-                "type": _type(parameter.annotation),
+                "type": type_,
                 "required": required,
                 "default": None if required else parameter.default,
             }
@@ -132,6 +138,8 @@ def _type(annotation: Any) -> Any:
     if isinstance(annotation, type) and _is_secret(annotation):
         return "secret"
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _type(args[0])
     if origin is list:
         return {"list": _type(args[0])}
     if origin is dict and args[0] is str:
@@ -143,6 +151,15 @@ def _type(annotation: Any) -> Any:
     return None
 
 
+def _alternatives(type_: Any) -> list[Any]:
+    return type_["union"] if isinstance(type_, dict) and "union" in type_ else [type_]
+
+
+def _has_secrets(annotation: Any) -> bool:
+    """Whether it is one, or is made of some."""
+    return _is_secret(annotation) or any(map(_has_secrets, typing.get_args(annotation)))
+
+
 def _is_json(value: object) -> bool:
     """Whether it is the same after a journey through JSON."""
     try:
@@ -152,8 +169,28 @@ def _is_json(value: object) -> bool:
 
 
 def schema(target: Target) -> dict[str, Any] | None:
-    """The JSON Schema of the target's model, if it has one."""
-    return None if target.model is None else dict(target.model.model_json_schema())
+    """The JSON Schema of the target's model, if it has one. Raises TypeError where a parameter has secrets within."""
+    if target.model is None:
+        return None
+    found: dict[str, Any] = target.model.model_json_schema()
+    for place in _secret_places(found):
+        match place:
+            case ["properties", _] | ["properties", _, "anyOf", _]:
+                continue
+        raise TypeError(f"a secret is to be a parameter of its own, and not within another: {'.'.join(place)}")
+    return found
+
+
+def _secret_places(schema: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Where in a JSON Schema a secret is described."""
+    if isinstance(schema, dict):
+        if schema.get("format") == "password":
+            yield place
+        for name, inner in schema.items():
+            yield from _secret_places(inner, (*place, name))
+    elif isinstance(schema, list):
+        for n, inner in enumerate(schema):
+            yield from _secret_places(inner, (*place, str(n)))
 
 
 def check(target: Target, params: Mapping[str, Any]) -> list[dict[str, Any]]:
