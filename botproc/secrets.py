@@ -44,8 +44,10 @@ def _value(name: str, given: str, secrets_dir: str) -> str:
         return os.environ[variable]
     path = Path(reference["path"] or Path(secrets_dir, reference["key"]))
     try:
-        return path.read_text(encoding="utf-8").removesuffix("\n")
+        content = path.read_bytes().decode()
     except OSError as error:
         raise Unresolved(f"the parameter {name}: {given}: {error.strerror}") from None
     except ValueError:
         raise Unresolved(f"the parameter {name}: {given}: its content is not UTF-8 text") from None
+    # A file that somebody wrote ends in a newline; what the supervisor keeps is as it was given.
+    return content if reference["key"] else content.removesuffix("\n")

@@ -129,7 +129,7 @@ class Fleet:
                 actor.settle(State.STOPPED, "stopped: the supervisor ended while it was stopping")
         for run in open_runs.values():
             self._close_lost(run)
-        self._secrets.sweep(await self._ledger.params_with_secrets())
+        await self._secrets.sweep(self._ledger.params_with_secrets)
         self._booted = True
         self._ensure_instances()
         if adopted or lost or started:
@@ -259,7 +259,7 @@ class Fleet:
             if (bot_dir := self._bots_dir / str(bot_id)).is_dir():
                 await asyncio.to_thread(shutil.rmtree, bot_dir, ignore_errors=True)
             if secrets.has_secrets(actor.bot.params):
-                self._secrets.sweep(await self._ledger.params_with_secrets())
+                await self._secrets.sweep(self._ledger.params_with_secrets)
         finally:
             self._forgetting.discard(bot_id)
 
@@ -365,14 +365,15 @@ class Fleet:
         """The parameters with their defaults filled in and their secrets put away; for a bot that is made in the
         block. Raises UnknownKind, BadParams.
 
-        Waits until the kind is imported. Of one that cannot be, nothing is known: its parameters pass as they are,
-        and its start will say what is wrong.
+        Waits until the kind is imported. Of one that cannot be, nothing is known: its parameters pass unchecked, each
+        word of them as a secret, and its start will say what is wrong.
         """
         try:
             async with asyncio.timeout(self.defaults(kind).start_timeout_s):
                 takes = await self._engine.warm(kind)
         except (TimeoutError, errors.SpawnFailed):
-            yield given
+            with self._secrets.kept(given, given.keys()) as kept:
+                yield kept
             return
         with self._secrets.kept(given, params.secret_names(takes.params, takes.schema)) as kept:
             try:

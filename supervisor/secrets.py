@@ -6,6 +6,7 @@ alone reads it (`botproc.secrets`). References that a caller gives, `env:NAME` a
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import hmac
@@ -13,7 +14,7 @@ import os
 import re
 import secrets
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from supervisor import errors
@@ -47,6 +48,8 @@ class Secrets:
         directory.mkdir(mode=0o700, exist_ok=True)
         self._directory = directory
         self._in_hand: Counter[str] = Counter()
+        self._fresh: set[str] = set()
+        self._sweeping = asyncio.Lock()
         key_file = directory / "key"
         if not key_file.exists():
             _write(key_file, secrets.token_bytes(32))
@@ -67,6 +70,7 @@ class Secrets:
             if name in names and isinstance(value, str) and not _GIVEN.fullmatch(value)
         }
         self._in_hand.update(keys.values())
+        self._fresh.update(keys.values())
         try:
             for name, key in keys.items():
                 self._keep(key, params[name])
@@ -81,12 +85,16 @@ class Secrets:
         except OSError as error:
             raise errors.Unavailable(f"a secret cannot be stored now: {error.strerror}", retry_after_s=1) from None
 
-    def sweep(self, remembered: Iterable[Params]) -> None:
-        """Deletes what no bot has any more; `remembered` are the parameters of all bots."""
-        needed = {key for params in remembered for value in params.values() if (key := _key(value))}
-        for path in self._directory.iterdir():
-            if path.name != "key" and path.name not in needed and not self._in_hand[path.name]:
-                path.unlink()
+    async def sweep(self, remembered: Callable[[], Awaitable[Iterable[Params]]]) -> None:
+        """Deletes what no bot has any more. `remembered` reads the parameters of all bots; what is taken in hand
+        meanwhile stays, since a bot that is made while they are read may not be among them."""
+        async with self._sweeping:
+            self._fresh = set(+self._in_hand)
+            needed = {key for params in await remembered() for value in params.values() if (key := _key(value))}
+            needed |= self._fresh | {"key"}
+            for path in self._directory.iterdir():
+                if path.name not in needed:
+                    path.unlink()
 
 
 def _refused(name: str, why: str) -> errors.BadParams:

@@ -277,7 +277,8 @@ def crash(group: model.CrashGroup) -> Crash:
         cause=group.cause,
         type=None if raised is None else raised.type,
         message=None if raised is None else raised.message,
-        detail=group.detail,
+        # The stacks that may follow are with the run.
+        detail=group.detail.partition("\n")[0],
         count=group.count,
         first_at=time(group.first_at),
         last_at=time(group.last_at),

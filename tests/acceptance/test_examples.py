@@ -43,7 +43,7 @@ def test_all_are_warm_and_described(examples: Program) -> None:
 
 
 def test_the_counter_with_limits(examples: Program) -> None:
-    bot_id = examples.start_bot("hourly", start_number=7)
+    bot_id = examples.start_bot("limited", start_number=7)
     lines(examples, bot_id, "7\n")
     limits = Path(f"/proc/{examples.bot(bot_id)['pid']}/limits").read_text()
     assert [line.split()[4] for line in limits.splitlines() if line.startswith("Max open files")] == ["64"]

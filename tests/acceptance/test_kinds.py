@@ -143,6 +143,20 @@ def test_secrets_by_reference_and_where_there_is_none(make_program: Make, tmp_pa
     assert stolen.status_code == 422
 
 
+def test_nothing_is_in_clear_of_a_kind_that_cannot_be_imported(make_program: Make, tmp_path: Path) -> None:
+    """Nobody knows yet what is a secret there. When it can be imported, its bots have what they were given."""
+    code = "import there_later\n\nasync def main(ctx, *, word: str):\n    print(word)\n    await ctx.stopping\n"
+    path = write(tmp_path, "late", code)
+    program = make_program(config=f'[kinds.late]\ntarget = "late:main"\n{path}\n').start()
+    bot_id = program.post("/bots", {"kind": "late", "params": {"word": "of-great-value"}}).json()["bot_id"]
+    assert program.wait_state(bot_id, "failed")["params"] == {"word": "**********"}
+    assert "of-great-value" not in program.ledger("SELECT params FROM bot")[0]["params"]
+    assert program.post("/bots", {"kind": "late", "params": {"word": f"secret:{'0' * 32}"}}).status_code == 422
+    write(tmp_path, "there_later", "")
+    program.post(f"/bots/{bot_id}/start")
+    says(program, bot_id, "of-great-value")
+
+
 # ---- ways to make a process
 
 

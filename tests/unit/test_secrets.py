@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from supervisor import errors, secrets
+from supervisor.model import Params
 from supervisor.secrets import Secrets
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
 
 
 @pytest.fixture
@@ -43,17 +49,41 @@ def test_the_same_secret_has_one_name_here_and_another_elsewhere(directory: Path
         assert elsewhere["a"] != first["a"]
 
 
-def test_what_no_bot_has_is_swept_but_not_what_is_in_hand(directory: Path) -> None:
+@pytest.mark.anyio
+async def test_what_no_bot_has_is_swept_but_not_what_is_in_hand(directory: Path) -> None:
     kept = Secrets(directory)
+    remembered: list[Params] = []
+
+    async def read() -> list[Params]:
+        return remembered
+
     with kept.kept({"a": "needed"}, {"a"}) as needed, kept.kept({"a": "new"}, {"a"}):
         (directory / "litter.new").write_text("of a crash")
-        kept.sweep([needed])
+        remembered.append(needed)
+        await kept.sweep(read)
         assert len(files(directory)) == 2
-    kept.sweep([needed])
+    await kept.sweep(read)
     assert files(directory) == [needed["a"].removeprefix("secret:")]
-    kept.sweep([])
+    remembered.clear()
+    await kept.sweep(read)
     assert files(directory) == []
     assert (directory / "key").exists()
+
+
+@pytest.mark.anyio
+async def test_a_bot_that_is_made_during_a_sweep_keeps_its_secret(directory: Path) -> None:
+    """Also where the bot that is being forgotten had the same one."""
+    kept = Secrets(directory)
+    with kept.kept({"a": "x"}, {"a"}):
+        pass
+
+    async def read_before_another_is_made() -> list[Params]:
+        with kept.kept({"a": "x", "b": "y"}, {"a", "b"}):
+            pass
+        return []
+
+    await kept.sweep(read_before_another_is_made)
+    assert len(files(directory)) == 2
 
 
 @pytest.mark.parametrize("value", [f"secret:{'0' * 32}", "\ud800"])
