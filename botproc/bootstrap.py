@@ -87,6 +87,9 @@ async def until_stopped(call: Callable[[], Awaitable[T]], stopping: contract.Sto
             main.cancel("SIGTERM")
 
     stopping.then = lambda: loop.call_soon_threadsafe(stop)
+    if stopping:
+        # Asked before there was a task to cancel; in a bot's own process SIGTERM is blocked until then.
+        stop()
     try:
         return await call()
     except asyncio.CancelledError:

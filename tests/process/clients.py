@@ -50,10 +50,14 @@ class ZygoteClient:
         lonely_s: float = 60.0,
         uid: int = 0,
         preexec: Callable[[], None] | None = None,
+        ready_at_start: bool = True,
+        heartbeat_s: float | None = None,
+        grace_s: float = 10.0,
     ) -> None:
         # A name of its own, so that every process with its title is one of this zygote's.
         self.kind = kind or f"kind-{secrets.token_hex(4)}"
         self.directory = directory
+        self.grace_s = grace_s
         self.socket_path = directory / f"{self.kind}.sock"
         self.log_path = directory / f"{self.kind}.log"
         birth = wire.Birth(
@@ -70,8 +74,8 @@ class ZygoteClient:
             log_path=str(self.log_path),
             notify_address=notify_address,
             secrets_dir=str(directory / "secrets"),
-            ready_at_start=True,
-            heartbeat_s=None,
+            ready_at_start=ready_at_start,
+            heartbeat_s=heartbeat_s,
         )
         argv = [sys.executable, "-c", _SCRIPT, json.dumps(dataclasses.asdict(birth)), str(lonely_s), str(uid)]
         # Buffered as usual, whatever the tests were started with.
@@ -154,7 +158,7 @@ class ZygoteClient:
                 log_path=str(self.directory / f"{bot_id}.log"),
                 lock_path=str(self.directory / f"{bot_id}.lock"),
                 data_dir=str(self.directory / "bots" / str(bot_id)),
-                grace_s=10.0,
+                grace_s=self.grace_s,
                 limits=self.limits,
                 cgroup=self.cgroup,
             )
