@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import importlib.metadata
 import sys
 from collections.abc import Sequence
@@ -23,13 +24,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         _refuse_namesake()
-        chosen = settings.read(_flags(sys.argv[1:] if argv is None else argv))
+        flags = _flags(sys.argv[1:] if argv is None else argv)
+        chosen = settings.read(flags)
         from supervisor.api import app
 
         # Before there are threads, which would keep a mask of their own, and descriptors.
         kernel.reset_signals()
         kernel.open_standard_streams()
-        return asyncio.run(app.serve(chosen))
+        return asyncio.run(app.serve(chosen, functools.partial(settings.read, flags, chosen)))
     except errors.Refused as refused:
         print(f"bot-supervisor: {refused.detail}", file=sys.stderr)
         return refused.exit_code

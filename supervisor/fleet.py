@@ -31,10 +31,10 @@ from supervisor.model import (
     CrashQuery,
     Exit,
     Goal,
-    KindChanges,
     KindView,
     NewBot,
     Page,
+    Reloaded,
     Run,
     RunQuery,
     State,
@@ -49,6 +49,10 @@ log = logging.getLogger(__name__)
 
 STOP_MARGIN_S = 5.0
 """A stop that is waited for answers 504 so long after the grace."""
+
+
+INSTANCES_AT_ONCE = 20
+"""So many instances of a kind are made at the same time."""
 
 
 class Wait(enum.Enum):
@@ -79,7 +83,8 @@ class Fleet:
         """`read_kinds` reads the settings again; `rate` limits the starts of all kinds together."""
         self._read_kinds = read_kinds
         self._secrets = secrets
-        self._ensuring: asyncio.Task[None] | None = None
+        self._reloading = asyncio.Lock()
+        self._populating: asyncio.Task[None] | None = None
         self._engine = engine
         self._ledger = ledger
         self._log_dir = log_dir
@@ -131,7 +136,7 @@ class Fleet:
             self._close_lost(run)
         await self._secrets.sweep(self._ledger.params_with_secrets)
         self._booted = True
-        self._ensure_instances()
+        self._populate()
         if adopted or lost or started:
             log.info("found %d bots running, lost %d, starts %d whose goal is up", adopted, lost, started)
 
@@ -159,8 +164,8 @@ class Fleet:
 
     def close(self) -> None:
         """Ends all tasks. Processes that still live do so."""
-        if self._ensuring is not None:
-            self._ensuring.cancel()
+        if self._populating is not None:
+            self._populating.cancel()
         for actor in self._actors.values():
             actor.close()
         self._actors.clear()
@@ -314,6 +319,16 @@ class Fleet:
         del views[query.limit :]
         return Page(views, views[-1].bot_id if more else None)
 
+    async def every(self, query: BotQuery) -> Sequence[BotView]:
+        """All bots that match, by bot_id, however many there are."""
+        views: list[BotView] = []
+        after: int | None = query.after
+        while after is not None:
+            page = await self.list(dataclasses.replace(query, after=after, limit=1000))
+            views += page.items
+            after = page.next_after
+        return views
+
     async def run(self, run_id: int) -> Run:
         """One run. Raises UnknownRun."""
         run = await self._ledger.run(run_id)
@@ -412,23 +427,28 @@ class Fleet:
             rss_bytes=warmth.rss_bytes,
         )
 
-    async def reload_kinds(self) -> KindChanges:
+    async def reload_kinds(self) -> Reloaded:
         """Reads the settings of the kinds again. Later starts are by what they say now; bots that run are not touched.
 
         Raises NotReloaded, and then nothing has changed.
         """
-        try:
-            kinds = await asyncio.to_thread(self._read_kinds)
-        except errors.Refused as refused:
-            raise errors.NotReloaded(refused.detail) from None
-        before, self._kinds = self._kinds, kinds
-        self._engine.set_kinds(kinds)
-        self._ensure_instances()
-        return KindChanges(
+        async with self._reloading:
+            try:
+                kinds = await asyncio.to_thread(self._read_kinds)
+            except errors.SettingsRefused as refused:
+                raise errors.NotReloaded(refused.detail) from None
+            self._refuse_when_shutting_down()
+            before, self._kinds = self._kinds, kinds
+            self._engine.set_kinds(kinds)
+        reloaded = Reloaded(
             added=sorted(kinds.keys() - before.keys()),
             changed=sorted(name for name in kinds.keys() & before.keys() if kinds[name] != before[name]),
             removed=sorted(before.keys() - kinds.keys()),
         )
+        told = [f"{what} {', '.join(names)}" for what, names in dataclasses.asdict(reloaded).items() if names]
+        log.info("kinds read again: %s", "; ".join(told) or "nothing has changed")
+        self._populate()
+        return reloaded
 
     async def reload_kind(self, name: str) -> KindView:
         """Imports the code of a kind again, for later starts. Raises UnknownKind; NotReloaded, and then the code from
@@ -443,42 +463,64 @@ class Fleet:
             raise errors.NotReloaded(f"the kind {name} was not imported within {start_timeout_s:g} s") from None
         return self.kind(name)
 
-    def _ensure_instances(self) -> None:
-        """Makes the bots that the settings want of a kind, where there are none of their names yet."""
+    def _populate(self) -> None:
+        """Sees to the instances of all kinds, after those who are at it now."""
+        earlier = self._populating
 
-        async def ensure() -> None:
-            for kind, spec in self._kinds.items():
-                for n in range(1, spec.instances + 1):
-                    try:
-                        async with self.checked(kind, {}) as checked:
-                            new = NewBot(
-                                kind=kind,
-                                params=checked,
-                                name=f"{kind}-{n}",
-                                restart=spec.restart_policy,
-                                grace_s=spec.grace_s,
-                                limits=spec.default_limits,
-                                schedule=spec.schedule.value if spec.schedule else None,
-                            )
-                            await self.create(new, wait=Wait.ATTEMPT)
-                    except errors.NameTaken:
-                        # It is there already, whatever it does.
-                        continue
-                    except errors.Problem as problem:
-                        log.warning(
-                            "cannot make %s-%d, an instance that the settings want: %s", kind, n, problem.detail
-                        )
-                        break
+        async def populate() -> None:
+            if earlier is not None:
+                await asyncio.wait({earlier})
+            kinds = {name: spec for name, spec in self._kinds.items() if spec.instances}
+            if not kinds:
+                return
+            try:
+                bots = await self.every(BotQuery(states=frozenset(State)))
+            except errors.LedgerUnavailable as unavailable:
+                log.warning("no instances are made before the next reload: %s", unavailable.detail)
+                return
+            taken = {bot.name: bot.kind for bot in bots if bot.name is not None}
+            await asyncio.gather(*(self._make_instances(name, spec, taken) for name, spec in kinds.items()))
 
-        if self._ensuring is not None:
-            self._ensuring.cancel()
-        if any(spec.instances for spec in self._kinds.values()):
-            self._ensuring = asyncio.create_task(ensure(), name="ensure instances")
+        self._populating = asyncio.create_task(populate(), name="instances")
 
-    def params_schemas(self) -> Mapping[str, Mapping[str, Any]]:
-        """The JSON Schemas of the parameters of those kinds of which they are known."""
-        found = {name: self.kind(name).params_schema for name in sorted(self._kinds)}
-        return {name: schema for name, schema in found.items() if schema is not None}
+    async def _make_instances(self, kind: str, spec: settings.Kind, taken: Mapping[str, str]) -> None:
+        """Makes the bots `<kind>-1` to `<kind>-<instances>`, but for those that are there, whatever their state."""
+        names = [f"{kind}-{n}" for n in range(1, spec.instances + 1)]
+        for name in names:
+            if taken.get(name, kind) != kind:
+                log.warning("no bot %s is made: the name is taken by a bot of kind %s", name, taken[name])
+        missing = [name for name in names if name not in taken]
+        if not missing:
+            return
+        turns = asyncio.Semaphore(INSTANCES_AT_ONCE)
+
+        async def make(name: str, given: Mapping[str, Any]) -> None:
+            new = NewBot(
+                kind=kind,
+                params=given,
+                name=name,
+                restart=spec.restart_policy,
+                grace_s=spec.grace_s,
+                limits=spec.default_limits,
+                schedule=spec.schedule.value if spec.schedule else None,
+            )
+            async with turns:
+                try:
+                    await self.create(new, wait=Wait.ATTEMPT)
+                except errors.ShuttingDown:
+                    return
+                except errors.Problem as problem:
+                    log.warning("no bot %s is made: %s", name, problem.detail)
+
+        try:
+            async with self.checked(kind, {}) as given:
+                await asyncio.gather(*(make(name, given) for name in missing))
+        except errors.Problem as problem:
+            log.warning("no instances of %s are made: %s", kind, problem.detail)
+
+    def params_schemas(self) -> Mapping[str, Mapping[str, Any] | None]:
+        """The JSON Schemas of the kinds' parameters, by name; None where a kind has not been imported yet."""
+        return {name: self.kind(name).params_schema for name in sorted(self._kinds)}
 
     def kinds(self) -> Sequence[KindView]:
         """All kinds, by name."""

@@ -417,7 +417,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KindChanges:
+class Reloaded:
     """What another reading of the settings has changed: names of kinds."""
 
     added: Sequence[str]

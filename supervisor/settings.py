@@ -11,7 +11,6 @@ import importlib
 import importlib.metadata
 import logging
 import os
-import re
 import stat
 import tomllib
 from collections.abc import Mapping
@@ -34,8 +33,6 @@ MAKE_A_TOKEN = f"{PREFIX}ADMIN_TOKEN=$(python -c 'import secrets; print(secrets.
 ENTRY_POINTS = "bot_supervisor.kinds"
 """The group of entry points by which installed distributions bring kinds."""
 
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-_TARGET = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +165,7 @@ class Kind(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    target: str | None = Field(default=None, pattern=_TARGET, max_length=500)
+    target: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$", max_length=500)
     command: tuple[str, ...] | None = Field(default=None, min_length=1)
     params: Mapping[str, pydantic.JsonValue] = {}
     description: str = ""
@@ -213,7 +210,8 @@ GONE = Kind(target="no.longer:there", start_timeout_s=1.0)
 
 COUNTER = Kind(target="botproc.counter:main", description="Prints a number, then one more each second.")
 
-KindName = Annotated[str, Field(pattern=_NAME)]
+KindName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+_KIND_NAME = pydantic.TypeAdapter(KindName)
 
 
 def _split(value: Any) -> Any:
@@ -295,7 +293,7 @@ class Settings(Flags):
         if not isinstance(kinds, Mapping):
             return kinds
         general = {name: info.data[name] for name in ("grace_s", "start_timeout_s") if name in info.data}
-        kinds = {"counter": COUNTER.model_dump(include={"target", "description"}), **kinds}
+        kinds = _over({"counter": COUNTER.model_dump(include={"target", "description"})}, kinds)
         return {name: {**general, **kind} if isinstance(kind, Mapping) else kind for name, kind in kinds.items()}
 
     @pydantic.model_validator(mode="after")
@@ -332,11 +330,12 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def read(flags: Mapping[str, Any]) -> Settings:
+def read(flags: Mapping[str, Any], before: Settings | None = None) -> Settings:
     """The settings of this program. The tokens are taken out of the environment, which children inherit.
 
     Args:
         flags: the settings given in argv, by name.
+        before: the settings in use, when file and entry points are read again; the tokens stay those.
 
     Raises:
         errors.SettingsRefused: one line that names the flag, variable or file and key, and what is wrong.
@@ -344,15 +343,26 @@ def read(flags: Mapping[str, Any]) -> Settings:
     env = _environment()
     given = {**env, **flags}
     config = _path(given.get("config"))
-    table = _checked(config) if config else {}
+    table = _table(config) if config else {}
+    for key in table:
+        if key not in Settings.model_fields or key in ("config", "admin_token", "read_token"):
+            raise errors.SettingsRefused(f"{config}: {key}: there is no such setting (tokens have a file of their own)")
     token_file = _path({**table, **given}.get("token_file"))
-    tokens = _tokens(token_file) if token_file else {}
+    tokens: dict[str, Any] = {}
+    if before is not None:
+        tokens = {"admin_token": before.admin_token, "read_token": before.read_token}
+    elif token_file:
+        tokens = _tokens(token_file)
     values = {**table, **tokens, **given}
+    values["kinds"] = _over(_installed(), values.get("kinds", {}))
     try:
-        return Settings(**{**values, "kinds": _with_installed(values.get("kinds", {}))})
+        return Settings(**values)
     except pydantic.ValidationError as invalid:
         first = invalid.errors(include_input=False, include_url=False)[0]
-    name = str(first["loc"][0]) if first["loc"] else ""
+    what = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
+    if not first["loc"]:
+        raise errors.SettingsRefused(what)
+    name, *inner = map(str, first["loc"])
     source = f"{config}: {name}"
     if name in flags:
         source = f"--{name.replace('_', '-')}"
@@ -360,47 +370,51 @@ def read(flags: Mapping[str, Any]) -> Settings:
         source = PREFIX + name.upper()
     elif name in tokens:
         source = str(token_file)
-    raise _refused(first, source)
+    raise errors.SettingsRefused(f"{'.'.join([source, *inner])}: {what}")
 
 
-def kinds(running: Settings) -> Mapping[str, Kind]:
-    """The kinds as the file, the environment and what is installed have them now; the other settings stay.
+def _over(brought: Mapping[str, Mapping[str, Any]], kinds: Any) -> Any:
+    """The kinds of the settings over those that are there without any.
 
-    Raises errors.SettingsRefused, as `read` does.
+    One that says what to run is all that it says; another only changes settings of a kind that is there.
     """
-    table = _checked(running.config) if running.config else {}
-    importlib.invalidate_caches()
-    try:
-        given = {**table, **_environment()}.get("kinds", {})
-        return Settings(
-            grace_s=running.grace_s, start_timeout_s=running.start_timeout_s, kinds=_with_installed(given)
-        ).kinds
-    except pydantic.ValidationError as invalid:
-        raise _refused(invalid.errors(include_input=False, include_url=False)[0], f"{running.config}: kinds") from None
-
-
-def _refused(error: Mapping[str, Any], source: str) -> errors.SettingsRefused:
-    what = str(error["ctx"]["error"]) if error["type"] == "value_error" else error["msg"]
-    if not error["loc"]:
-        return errors.SettingsRefused(what)
-    return errors.SettingsRefused(f"{'.'.join([source, *map(str, error['loc'][1:])])}: {what}")
-
-
-def _with_installed(kinds: Any) -> Any:
-    """The kinds of the settings, with those that installed distributions bring; the settings say the last word."""
     if not isinstance(kinds, Mapping):
         return kinds
-    installed = {}
-    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        if re.fullmatch(_NAME, point.name) and re.fullmatch(_TARGET, point.value):
-            installed[point.name] = {"target": point.value}
-        else:
-            log.warning("the entry point %s = %s of %s is no kind of bot", point.name, point.value, ENTRY_POINTS)
-    merged: dict[str, Any] = {**installed, **kinds}
-    for name in installed.keys() & kinds.keys():
-        if isinstance(kinds[name], Mapping) and "command" not in kinds[name]:
-            merged[name] = {**installed[name], **kinds[name]}
+    merged = dict(kinds)
+    for name, kind in brought.items():
+        own = kinds.get(name, {})
+        if isinstance(own, Mapping) and not own.keys() & {"target", "command"}:
+            merged[name] = {**kind, **own}
     return merged
+
+
+def _installed() -> dict[str, dict[str, Any]]:
+    """The kinds that installed distributions bring. What is wrong with one of them is told, and ends nothing."""
+    # What was installed since the last look is not seen otherwise.
+    importlib.invalidate_caches()
+    kinds: dict[str, dict[str, Any]] = {}
+    for distribution in importlib.metadata.distributions():
+        try:
+            entries = [entry for entry in distribution.entry_points if entry.group == ENTRY_POINTS]
+        except (OSError, TypeError, ValueError) as error:
+            log.warning("the entry points of a distribution cannot be read, and are left out: %s", error)
+            continue
+        for entry in entries:
+            try:
+                _KIND_NAME.validate_python(entry.name)
+                Kind(target=entry.value)
+            except pydantic.ValidationError as invalid:
+                what = invalid.errors(include_input=False, include_url=False)[0]["msg"]
+                log.warning("the entry point %r = %r brings no kind: %s", entry.name, entry.value, what)
+                continue
+            # The first on the path comes first, as it does for imports.
+            first = kinds.setdefault(entry.name, {"target": entry.value})
+            if first["target"] != entry.value:
+                log.warning(
+                    "the entry point %r = %r brings no kind: there is %r already",
+                    entry.name, entry.value, first["target"],
+                )  # fmt: skip
+    return kinds
 
 
 def _environment() -> dict[str, Any]:
@@ -421,21 +435,16 @@ def _path(value: Any) -> Path | None:
     return _absolute(Path(value)) if isinstance(value, str) and value else None
 
 
-def _checked(config: Path) -> dict[str, Any]:
-    table = _table(config)
-    for key in table:
-        if key not in Settings.model_fields or key in ("config", "admin_token", "read_token"):
-            raise errors.SettingsRefused(f"{config}: {key}: there is no such setting (tokens have a file of their own)")
-    return table
-
-
 def _table(path: Path) -> dict[str, Any]:
+    text = ""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        return tomllib.loads(text)
     except OSError as error:
         raise errors.SettingsRefused(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:
-        raise errors.SettingsRefused(f"{path}: is not TOML: {error}") from None
+        what = str(error).replace("at end of document", f"at its end, line {len(text.splitlines())}")
+        raise errors.SettingsRefused(f"{path}: is not TOML: {what}") from None
 
 
 def _tokens(path: Path) -> dict[str, str]:

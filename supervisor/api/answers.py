@@ -195,7 +195,7 @@ class Problem(BaseModel):
 BOT, BOTS = TypeAdapter(Bot), TypeAdapter(list[Bot])
 RUN, RUNS, HISTORY = TypeAdapter(Run), TypeAdapter(Runs), TypeAdapter(list[PastRun])
 CRASHES = TypeAdapter(Crashes)
-KIND, KINDS, KIND_CHANGES = TypeAdapter(model.KindView), TypeAdapter(Kinds), TypeAdapter(model.KindChanges)
+KIND, KINDS, RELOADED = TypeAdapter(model.KindView), TypeAdapter(Kinds), TypeAdapter(model.Reloaded)
 RESULTS = TypeAdapter(Results)
 STARTED, STOPPED, HEALTH = TypeAdapter(Started), TypeAdapter(Stopped), TypeAdapter(Health)
 

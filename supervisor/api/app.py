@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import functools
 import gc
 import logging
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -20,7 +19,7 @@ from supervisor.api import access, datadir, document, headers, limits, problems,
 from supervisor.engine.local import LocalEngine
 from supervisor.fleet import Fleet
 from supervisor.secrets import Secrets
-from supervisor.settings import Settings, kinds
+from supervisor.settings import Settings
 from supervisor.starts import Rate
 from supervisor.store import Ledger
 
@@ -75,7 +74,7 @@ def console(settings: Settings) -> Iterator[logs.Console]:
 
 
 @contextlib.asynccontextmanager
-async def open_fleet(settings: Settings, out: logs.Console) -> AsyncIterator[Fleet]:
+async def open_fleet(settings: Settings, out: logs.Console, reread: Callable[[], Settings]) -> AsyncIterator[Fleet]:
     """The fleet of these settings, booted, with its ledger and its engine. Raises Refused."""
     data = settings.data_dir
     ledger = await Ledger.open(data / "ledger.sqlite3")
@@ -91,7 +90,7 @@ async def open_fleet(settings: Settings, out: logs.Console) -> AsyncIterator[Fle
         bots_dir=data / "bots",
         kinds=settings.kinds,
         forget_log=functools.partial(follower.forget, delete=True),
-        read_kinds=functools.partial(kinds, settings),
+        read_kinds=lambda: reread().kinds,
         secrets=Secrets(data / "secrets"),
         rate=Rate(at_once=settings.starts_at_once, per_s=settings.starts_per_s),
     )
@@ -109,18 +108,17 @@ async def open_fleet(settings: Settings, out: logs.Console) -> AsyncIterator[Fle
 
 async def reload(fleet: Fleet) -> None:
     """What SIGHUP asks for: read the kinds again, and say what came of it."""
+    log.info("got SIGHUP: reads the kinds again")
     try:
-        changes = await fleet.reload_kinds()
-    except errors.NotReloaded as problem:
-        log.warning("got SIGHUP, but nothing is reloaded: %s", problem.detail)
-        return
-    told = [f"{len(names)} {what}" for what, names in dataclasses.asdict(changes).items()]
-    log.info("got SIGHUP, and read the kinds again: %s", ", ".join(told))
+        await fleet.reload_kinds()
+    except errors.Problem as problem:
+        log.warning("the kinds are as they were: %s", problem.detail)
 
 
-async def serve(settings: Settings) -> int:
+async def serve(settings: Settings, reread: Callable[[], Settings]) -> int:
     """Run until SIGTERM or SIGINT: then stop all bots, answering reads meanwhile, and return the exit code.
 
+    At SIGHUP the kinds are those of the settings that `reread` gives, which raises SettingsRefused.
     Raises Refused when the program cannot start.
     """
     loop = asyncio.get_running_loop()
@@ -136,9 +134,15 @@ async def serve(settings: Settings) -> int:
         loop.add_signal_handler(signal.SIGINT, stop.set)
         # Until the fleet is there it is only not to kill us.
         loop.add_signal_handler(signal.SIGHUP, log.info, "got SIGHUP before there is something to reload")
-        async with open_fleet(settings, out) as fleet:
+        async with open_fleet(settings, out, reread) as fleet:
             reloads: set[asyncio.Task[None]] = set()
-            loop.add_signal_handler(signal.SIGHUP, lambda: reloads.add(asyncio.create_task(reload(fleet))))
+
+            def hang_up() -> None:
+                reloading = asyncio.create_task(reload(fleet), name="reload")
+                reloads.add(reloading)
+                reloading.add_done_callback(reloads.discard)
+
+            loop.add_signal_handler(signal.SIGHUP, hang_up)
             # What the program is made of lives as long as it does. Looking through all of it for garbage, as the
             # collector does now and then, holds up the loop for 50 ms.
             gc.collect()

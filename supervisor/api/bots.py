@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -10,7 +9,7 @@ from fastapi import Header, Path, Query
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from supervisor import many, model
+from supervisor import model, rollout
 from supervisor.api import answers, paging, requests
 from supervisor.fleet import Fleet, Wait
 
@@ -54,7 +53,7 @@ class Bots:
     async def list_bots(self, request: Request, query: Annotated[requests.Bots, Query()]) -> Response:
         """The bots that are active, or those in the states that are asked for; ordered by id. The Link header with
         rel="next" leads to the next page."""
-        page = await self.fleet.list(query.query())
+        page = await self.fleet.list(query.page())
         return answers.reply(
             answers.BOTS, list(map(answers.bot, page.items)), headers=paging.link(request, page.next_after)
         )
@@ -86,32 +85,6 @@ class Bots:
         """End the bot's process, and start another once all of it is gone."""
         return _bot(await self.fleet.restart(bot_id, grace_s=how.grace_s if how else None, wait=wait), wait)
 
-    async def start_many(
-        self, which: Annotated[requests.Selector, Query()], _: requests.Nothing | None = None
-    ) -> Response:
-        """Start all bots that fit, side by side; one result for each."""
-        ids = await many.select(self.fleet, which.chosen(frozenset(model.State)))
-        return _results(await many.each(ids, self.fleet.start, _UP))
-
-    async def stop_many(
-        self, which: Annotated[requests.Selector, Query()], how: requests.Grace | None = None
-    ) -> Response:
-        """Stop all bots that fit, side by side, of the active ones if no state is asked for."""
-        ids = await many.select(self.fleet, which.chosen(model.ACTIVE))
-        stop = functools.partial(self.fleet.stop, grace_s=how.grace_s if how else None)
-        return _results(await many.each(ids, stop, frozenset({model.State.STOPPED})))
-
-    async def restart_many(
-        self, which: Annotated[requests.Restarts, Query()], how: requests.Grace | None = None
-    ) -> Response:
-        """Restart all bots that fit, of the active ones if no state is asked for: side by side, or in batches of
-        max_parallel, each ready before the next; the first batch that fails ends it."""
-        ids = await many.select(self.fleet, which.chosen(model.ACTIVE))
-        restart = functools.partial(self.fleet.restart, grace_s=how.grace_s if how else None)
-        if which.max_parallel is None:
-            return _results(await many.each(ids, restart, _UP))
-        return _results(await many.roll(ids, restart, max_parallel=which.max_parallel))
-
     async def signal_bot(self, bot_id: BotId, what: requests.Signal) -> Response:
         """Send a signal to the bot's process."""
         await self.fleet.signal(bot_id, what.number)
@@ -132,6 +105,32 @@ class Bots:
         lines = await self.fleet.log_tail(bot_id, lines=tail, run_id=run)
         return PlainTextResponse(lines.decode("utf-8", "replace"))
 
+    # ---- many bots
+
+    async def start_many(
+        self, which: Annotated[requests.Selector, Query()], _: requests.Nothing | None = None
+    ) -> Response:
+        """Start all bots that match, side by side; answered when each is ready or has failed. Those that are up are
+        left alone."""
+        return _results(await rollout.start(self.fleet, which.query(model.State)))
+
+    async def stop_many(
+        self, which: Annotated[requests.Selector, Query()], how: requests.Grace | None = None
+    ) -> Response:
+        """Stop all active bots that match, side by side; answered when all of each is gone. Those in other states
+        only when `state` names these."""
+        query, grace_s = which.query(model.ACTIVE), how.grace_s if how else None
+        return _results(await rollout.stop(self.fleet, query, grace_s=grace_s))
+
+    async def restart_many(
+        self, which: Annotated[requests.Rolling, Query()], how: requests.Grace | None = None
+    ) -> Response:
+        """Restart all active bots that match, side by side or in batches; answered when each is ready or has failed.
+        Those in other states only when `state` names these. With `max_parallel`, a batch begins when each bot of the
+        one before is ready, and none after the first that fails."""
+        query, grace_s = which.query(model.ACTIVE), how.grace_s if how else None
+        return _results(await rollout.restart(self.fleet, query, grace_s=grace_s, max_parallel=which.max_parallel))
+
     async def _create(
         self, asked: requests.NewBot | None, idempotency_key: str | None, wait: Wait
     ) -> tuple[model.BotView, bool]:
@@ -150,10 +149,6 @@ class Bots:
                 schedule=schedule.value if schedule else None,
             )
             return await self.fleet.create(new, idempotency_key=idempotency_key, wait=wait)
-
-
-_UP = frozenset({model.State.RUNNING, model.State.EXITED})
-"""Where a start leads to that went well: one that runs and ends may have ended by then."""
 
 
 def _results(outcomes: Sequence[model.Outcome]) -> Response:

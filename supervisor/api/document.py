@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from supervisor import __version__
-from supervisor.api import answers, problems
+from supervisor.api import answers, params_models, problems
 from supervisor.api.access import SAFE, Access
 from supervisor.api.routes import Route, Table
 
@@ -21,9 +21,9 @@ class Application(FastAPI):
     """FastAPI with our table, and with problems in its document."""
 
     def __init__(
-        self, table: Table, *, with_tokens: bool, params_schemas: Callable[[], Mapping[str, Mapping[str, Any]]]
+        self, table: Table, *, params_schemas: Callable[[], Mapping[str, Mapping[str, Any] | None]], with_tokens: bool
     ) -> None:
-        """`params_schemas` tells the JSON Schemas of the parameters, by the names of the kinds."""
+        """`params_schemas` tells the JSON Schemas of the kinds' parameters, by name; None where it is not known yet."""
         super().__init__(
             title="bot-supervisor",
             version=__version__,
@@ -34,7 +34,7 @@ class Application(FastAPI):
             # A body without a type is taken for JSON, as `limits` does.
             strict_content_type=False,
         )
-        self._calls: dict[str, Any] | None = None
+        self._documented: Mapping[str, Any] = {}
         self._with_tokens = with_tokens
         self._params_schemas = params_schemas
         for section, rows in table.items():
@@ -64,55 +64,36 @@ class Application(FastAPI):
             self.router.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
 
     def openapi(self) -> dict[str, Any]:
-        """The document: what the calls are, made once, and what the kinds take now."""
-        if self._calls is None:
-            self._calls = self._document()
-        return _with_kinds(self._calls, self._params_schemas())
-
-    def _document(self) -> dict[str, Any]:
+        """The document. Made again when other kinds, or other parameters of a kind, are known."""
+        known = self._params_schemas()
+        if self.openapi_schema is not None and known == self._documented:
+            return self.openapi_schema
+        self._documented, self.openapi_schema = known, None
         document = super().openapi()
         components = document["components"]
         problem = answers.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
         components["schemas"] |= problem.pop("$defs") | {"Problem": problem}
+        self._add_params(components["schemas"], known)
         if self._with_tokens:
             components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
             document["security"] = [{"token": []}]
         return document
 
-
-def _with_kinds(document: dict[str, Any], schemas: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The document with a named model for the parameters of each kind."""
-    models: dict[str, Any] = {}
-    for kind, schema in schemas.items():
-        name = "".join(part[:1].upper() + part[1:] for part in re.split(r"[^A-Za-z0-9]+", kind)) + "Params"
-        while name in models or name in document["components"]["schemas"]:
-            name += "_"
-        models[name] = _moved(schema, f"#/components/schemas/{name}/$defs/")
-    new_bot = document["components"]["schemas"]["NewBot"]
-    anything = new_bot["properties"]["params"]
-    known = [{"$ref": f"#/components/schemas/{name}"} for name in models]
-    params = {"anyOf": [*known, {"type": "object", "additionalProperties": True}]} | {
-        key: anything[key] for key in ("title", "description", "default") if key in anything
-    }
-    new_bot = new_bot | {"properties": new_bot["properties"] | {"params": params}}
-    components = document["components"]
-    return document | {"components": components | {"schemas": components["schemas"] | models | {"NewBot": new_bot}}}
-
-
-def _moved(schema: Any, definitions: str) -> Any:
-    """A JSON Schema whose own definitions are found from the root of the document."""
-    match schema:
-        case {"$ref": str(ref), **others}:
-            return {
-                "$ref": ref.replace("#/$defs/", definitions),
-                **{k: _moved(v, definitions) for k, v in others.items()},
-            }
-        case dict():
-            return {key: _moved(value, definitions) for key, value in schema.items()}
-        case list():
-            return [_moved(item, definitions) for item in schema]
-        case _:
-            return schema
+    def _add_params(self, schemas: dict[str, Any], known: Mapping[str, Mapping[str, Any] | None]) -> None:
+        """The parameters of each kind as a model of its own, of which a new bot has one."""
+        choice: list[Any] = []
+        for kind, schema in known.items():
+            if schema is not None:
+                models = params_models.of(kind, schema, taken=schemas)
+                schemas |= models
+                choice.append({"$ref": params_models.REFERENCE + next(iter(models))})
+        if len(choice) < len(known):
+            choice.append({"type": "object", "additionalProperties": True})
+        field = schemas["NewBot"]["properties"]["params"]
+        schemas["NewBot"]["properties"]["params"] = {
+            "anyOf": choice,
+            **{key: field[key] for key in ("title", "description", "default") if key in field},
+        }
 
 
 def _problems(route: Route) -> Sequence[int]:

@@ -32,7 +32,7 @@ class Kinds:
 
     async def reload_kinds(self, _: requests.Nothing | None = None) -> Response:
         """Read the kinds again, from the settings file and from what is installed. Bots that run are not touched."""
-        return answers.reply(answers.KIND_CHANGES, await self.fleet.reload_kinds())
+        return answers.reply(answers.RELOADED, await self.fleet.reload_kinds())
 
     async def reload_kind(self, name: Annotated[requests.Name, Path()], _: requests.Nothing | None = None) -> Response:
         """Import the code of a kind again, for later starts; answered once that is done."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from signal import Signals
 from typing import Annotated, Any, Self
@@ -121,8 +122,6 @@ class _Query(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     kind: Text | None = None
-    limit: Limit = 100
-    cursor: paging.Cursor | None = Field(default=None, description="where the page before ended")
 
     @model_validator(mode="before")
     @classmethod
@@ -130,17 +129,20 @@ class _Query(BaseModel):
         """A form sends all its fields: an empty one is none."""
         return {name: value for name, value in given.items() if value != ""}
 
+
+class _Page(_Query):
+    limit: Limit = 100
+    cursor: paging.Cursor | None = Field(default=None, description="where the page before ended")
+
     @property
     def after(self) -> int:
         return paging.after(self.cursor) if self.cursor else 0
 
 
-class Bots(_Query):
-    """Which bots to list: every condition that is given must hold."""
-
+class _WhichBots(_Query):
     name: Text | None = None
     label: list[Text] = Field(default=[], description="key:value; may be repeated")
-    state: States | None = Field(default=None, description="states with commas, or all; otherwise the active ones")
+    state: States | None = Field(default=None, description="states with commas, or all")
 
     @field_validator("label")
     @classmethod
@@ -152,48 +154,48 @@ class Bots(_Query):
             raise ValueError("no bot has two values of one label")
         return labels
 
-    def query(self) -> model.BotQuery:
+    def query(self, default: Iterable[model.State]) -> model.BotQuery:
+        """The query; `default` are the states if none was given."""
         asked = self.state.split(",") if self.state else ()
-        states = model.State if "all" in asked else map(model.State, asked) if asked else model.ACTIVE
+        states = model.State if "all" in asked else map(model.State, asked) if asked else default
         pairs = (label.partition(":") for label in self.label)
         return model.BotQuery(
             states=frozenset(states),
             kind=self.kind,
             name=self.name,
             labels={key: value for key, _, value in pairs},
-            after=self.after,
-            limit=self.limit,
         )
 
 
-class Selector(Bots):
-    """Which bots to command: every condition that is given must hold, and there must be one."""
+class Bots(_WhichBots, _Page):
+    """Which bots to list: every condition that is given must hold. Without `state`: those that are active."""
 
-    all: bool = Field(default=False, description="every bot")
+    def page(self) -> model.BotQuery:
+        return dataclasses.replace(self.query(model.ACTIVE), after=self.after, limit=self.limit)
+
+
+class Selector(_WhichBots):
+    """Which bots a command is for: every condition that is given must hold."""
+
+    all: bool = Field(default=False, description="of all bots, if no condition is given")
 
     @model_validator(mode="after")
-    def _some(self) -> Self:
-        if self.model_fields_set & {"limit", "cursor"}:
-            raise ValueError("a command is for all bots that fit: it has neither limit nor cursor")
+    def _says_which(self) -> Self:
+        # Nobody stops everything by leaving something out.
         if not (self.all or self.kind or self.name or self.label or self.state):
-            raise ValueError("say which bots: kind, label, name or state; or all=true")
+            raise ValueError("say which bots: kind, label, name or state, or all=true for all of them")
         return self
 
-    def chosen(self, states: frozenset[model.State]) -> model.BotQuery:
-        """The bots, in these states where the caller has not said in which."""
-        query = self.query()
-        return query if self.state else dataclasses.replace(query, states=states)
 
-
-class Restarts(Selector):
-    """Which bots to restart, and how many at a time."""
+class Rolling(Selector):
+    """Which bots to restart: every condition that is given must hold."""
 
     max_parallel: Annotated[int, Field(ge=1, le=1000)] | None = Field(
-        default=None, description="in batches of so many, each ready before the next; the first that fails is the last"
+        default=None, description="in batches of so many, each ready before the next; the first that fails ends it"
     )
 
 
-class RunsOfBot(_Query):
+class RunsOfBot(_Page):
     """Which runs of a bot to list: every condition that is given must hold."""
 
     cause: Causes | None = Field(default=None, description="causes, with commas")
@@ -226,7 +228,7 @@ class History(Runs):
     limit: Limit = 1000
 
 
-class Crashes(_Query):
+class Crashes(_Page):
     """Which groups of failed runs to list: every condition that is given must hold."""
 
     since: AwareDatetime | None = Field(default=None, description="the latest run failed then or later")

@@ -69,7 +69,7 @@ def table(fleet: Fleet) -> Table:
             Route(READ, "GET", "/bots/{bot_id}/logs", b.tail_logs, str, problems=(404, 503)),
             Route(READ, "GET", "/kinds", k.list_kinds, answers.Kinds),
             Route(READ, "GET", "/kinds/{name}", k.get_kind, model.KindView, problems=(404,)),
-            Route(ADMIN, "POST", "/kinds/reload", k.reload_kinds, model.KindChanges),
+            Route(ADMIN, "POST", "/kinds/reload", k.reload_kinds, model.Reloaded),
             Route(ADMIN, "POST", "/kinds/{name}/reload", k.reload_kind, model.KindView, problems=(404,)),
             Route(OPEN, "GET", "/livez", h.livez, answers.Health),
             Route(OPEN, "GET", "/readyz", h.readyz, answers.Health, problems=(503,)),

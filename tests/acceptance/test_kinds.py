@@ -123,7 +123,7 @@ async def main(ctx, config: Config) -> None:
     says(program, program.start_bot("modelled", params={"legs": legs, "size": 3}), "BTC 3")
     assert "$defs" in program.get("/kinds/modelled").json()["params_schema"]
     document = program.get("/openapi.json").json()["components"]["schemas"]["ModelledParams"]
-    assert document["properties"]["legs"]["items"]["$ref"] == "#/components/schemas/ModelledParams/$defs/Leg"
+    assert document["properties"]["legs"]["items"]["$ref"] == "#/components/schemas/ModelledParams.Leg"
 
 
 def test_secrets_by_reference_and_where_there_is_none(make_program: Make, tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_sighup_reloads_too(make_program: Make, tmp_path: Path) -> None:
     wait_for(lambda: program.get("/kinds/new").status_code == 200, what="the new kind")
     program.config.write_text("[kinds.new\n")
     program.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: "nothing is reloaded" in program.log(), what="the complaint")
+    wait_for(lambda: "the kinds are as they were" in program.log(), what="the complaint")
     assert program.get("/kinds/new").status_code == 200
 
 
@@ -347,7 +347,7 @@ def test_an_installed_distribution_brings_a_kind(make_program: Make, tmp_path: P
     ).start()
     says(program, program.start_bot("installed"), "hello 1")
     assert program.get("/kinds/installed").json()["description"] == "of the settings"
-    assert "the entry point bad! = nonsense" in program.log()
+    assert "the entry point 'bad!' = 'nonsense' brings no kind" in program.log()
 
 
 # ---- many bots

@@ -42,7 +42,7 @@ class FakeFleet:
         self.log = b"12\n13\n"
         self.bug: Exception | None = None
         self.shutting_down = False
-        self.broken_file = False
+        self.refused = ""
         self.may_finish = asyncio.Event()
         self.may_finish.set()
 
@@ -151,6 +151,9 @@ class FakeFleet:
         page = found[: query.limit]
         return model.Page(page, page[-1].bot_id if len(found) > len(page) else None)
 
+    async def every(self, query: model.BotQuery) -> Sequence[model.BotView]:
+        return (await self.list(dataclasses.replace(query, limit=1000))).items
+
     async def run(self, run_id: int) -> model.Run:
         if not 1 <= run_id <= len(self.runs_):
             raise errors.UnknownRun(f"there is no run {run_id}")
@@ -201,19 +204,19 @@ class FakeFleet:
         self.defaults(kind)
         yield params.check(kind, PARAMETERS[kind], given)
 
-    async def reload_kinds(self) -> model.KindChanges:
-        if self.broken_file:
-            raise errors.NotReloaded("bots.toml: kinds.x.nope: Extra inputs are not permitted")
-        return model.KindChanges(added=["new"], changed=[], removed=[])
+    async def reload_kinds(self) -> model.Reloaded:
+        if self.refused:
+            raise errors.NotReloaded(self.refused)
+        return model.Reloaded(added=["new"], changed=[], removed=["old"])
 
     async def reload_kind(self, name: str) -> model.KindView:
         self.defaults(name)
         if name == "broken":
-            raise errors.NotReloaded("cannot import the kind broken: NameError: name 'x' is not defined")
+            raise errors.NotReloaded("cannot import the kind broken: RuntimeError: no configuration")
         return self.kind(name)
 
-    def params_schemas(self) -> Mapping[str, Mapping[str, Any]]:
-        return {name: params.schema(name, described) for name, described in PARAMETERS.items()}
+    def params_schemas(self) -> Mapping[str, Mapping[str, Any] | None]:
+        return {kind.name: kind.params_schema for kind in self.kinds()}
 
     def kind(self, name: str) -> model.KindView:
         spec = self.defaults(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -50,6 +51,9 @@ def validate(document: dict[str, Any], schema: dict[str, Any], value: Any) -> No
         ("get", "/bots_history", None),
         ("post", "/bots", {"name": "b", "labels": {"a": "b"}}),
         ("get", "/bots/{bot_id}", None),
+        ("post", "/bots/start?all=true", None),
+        ("post", "/bots/stop?all=true", {"grace_s": 1}),
+        ("post", "/bots/restart?all=true", None),
         ("post", "/bots/{bot_id}/stop", {"grace_s": 1}),
         ("post", "/bots/{bot_id}/start", None),
         ("get", "/bots/{bot_id}/runs", None),
@@ -58,6 +62,8 @@ def validate(document: dict[str, Any], schema: dict[str, Any], value: Any) -> No
         ("get", "/crashes", None),
         ("get", "/kinds", None),
         ("get", "/kinds/{name}", None),
+        ("post", "/kinds/reload", None),
+        ("post", "/kinds/{name}/reload", None),
         ("get", "/livez", None),
         ("get", "/readyz", None),
     ],
@@ -69,7 +75,7 @@ def test_answers_are_as_documented(
     api.start()
     concrete = path.format(bot_id=1, run_id=1, name="counter")
     response = api.client.request(method.upper(), concrete, json=body)
-    operation = document["paths"][path][method]
+    operation = document["paths"][path.partition("?")[0]][method]
     schema = operation["responses"][str(response.status_code)]["content"]["application/json"]["schema"]
     validate(document, schema, response.json())
     shown = response.json()
@@ -107,6 +113,61 @@ def test_problems_are_as_documented(api: Api, document: dict[str, Any]) -> None:
     assert [problem.status_code for problem in problems] == [504, 404, 422, 404, 405]
     for problem in problems:
         validate(document, {"$ref": "#/components/schemas/Problem"}, problem.json())
+
+
+def test_each_kind_has_a_model_of_its_parameters(api: Api, document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    assert schemas["CounterParams"]["properties"]["start_number"]["type"] == "integer"
+    params = schemas["NewBot"]["properties"]["params"]
+    assert {"$ref": "#/components/schemas/CounterParams"} in params["anyOf"]
+    # All kinds are known, so it is one of these.
+    assert len(params["anyOf"]) == len(api.fleet.kinds())
+    validate(document, {"$ref": "#/components/schemas/NewBot"}, {"params": {"start_number": 12}})
+    with pytest.raises(jsonschema.ValidationError):
+        validate(document, {"$ref": "#/components/schemas/NewBot"}, {"params": {"start_numbre": 12}})
+
+
+def test_the_document_is_made_again_when_kinds_change(
+    api: Api, document: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views = api.fleet.kinds()
+    schema = {
+        "$defs": {
+            "Venue": {"enum": ["#/$defs/Leg", "b"]},
+            "Leg": {
+                "type": "object",
+                "properties": {
+                    "default": {"$ref": "#/$defs/Venue"},
+                    "next": {"anyOf": [{"$ref": "#/$defs/Leg"}, {"type": "null"}]},
+                },
+                "required": ["default"],
+            },
+        },
+        "type": "object",
+        "properties": {"leg": {"$ref": "#/$defs/Leg", "default": {"$ref": "#/$defs/Leg"}}},
+        "additionalProperties": False,
+    }
+    more = [
+        dataclasses.replace(views[0], name="two-legs.v2", params_schema=schema),
+        dataclasses.replace(views[0], name="two.legs-v2", params_schema=schema),
+        dataclasses.replace(views[0], name="cold", params_schema=None),
+    ]
+    schemas_of = {view.name: view.params_schema for view in (*views, *more)}
+    monkeypatch.setattr(api.app, "_params_schemas", lambda: schemas_of)
+    changed = api.client.get("/openapi.json").json()
+    monkeypatch.undo()
+    schemas = changed["components"]["schemas"]
+    params = schemas["NewBot"]["properties"]["params"]
+    assert {"TwoLegsV2Params", "TwoLegsV2Params.Leg", "TwoLegsV2Params2", "TwoLegsV2Params2.Venue"} <= schemas.keys()
+    assert "ColdParams" not in schemas
+    assert {"type": "object", "additionalProperties": True} in params["anyOf"]
+    model = {"$ref": "#/components/schemas/TwoLegsV2Params2"}
+    validate(changed, model, {"leg": {"default": "b", "next": {"default": "#/$defs/Leg"}}})
+    for wrong in ({"leg": {"default": "c"}}, {"leg": {"default": "b", "next": {}}}, {"legs": 1}):
+        with pytest.raises(jsonschema.ValidationError):
+            validate(changed, model, wrong)
+    assert schemas["TwoLegsV2Params"]["properties"]["leg"]["default"] == {"$ref": "#/$defs/Leg"}
+    assert api.client.get("/openapi.json").json() == document
 
 
 def test_pages_are_not_in_it(document: dict[str, Any]) -> None:

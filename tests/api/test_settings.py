@@ -93,6 +93,86 @@ def test_kinds(environ: pytest.MonkeyPatch, config: Path) -> None:
     assert {name: kind.target for name, kind in settings.read({}).kinds.items()} == {"counter": "mine:main"}
 
 
+@pytest.fixture
+def site(tmp_path: Path, environ: pytest.MonkeyPatch) -> Path:
+    """A directory on the path in which distributions can be installed."""
+    site = tmp_path / "site"
+    site.mkdir()
+    environ.syspath_prepend(site)
+    return site
+
+
+def install(site: Path, name: str, entry_points: str) -> None:
+    directory = site / f"{name}-1.0.dist-info"
+    directory.mkdir()
+    (directory / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (directory / "entry_points.txt").write_text(entry_points)
+
+
+def test_kinds_of_installed_distributions(site: Path, config: Path) -> None:
+    chosen = settings.read({})
+    install(site, "mybots", "[bot_supervisor.kinds]\necho = mybots.echo:main\ntrader = mybots:trade\nold = mybots:old")
+    config.write_text("""
+        [kinds.echo]
+        grace_s = 3
+        [kinds.old]
+        command = ["node", "old.js"]
+        [kinds.counter]
+        grace_s = 4
+    """)
+    kinds = settings.read({"config": str(config)}, chosen).kinds
+    assert sorted(kinds) == ["counter", "echo", "old", "trader"]
+    assert (kinds["echo"].target, kinds["echo"].grace_s) == ("mybots.echo:main", 3)
+    assert (kinds["trader"].target, kinds["trader"].grace_s) == ("mybots:trade", 10)
+    assert (kinds["old"].target, kinds["old"].command) == (None, ("node", "old.js"))
+    assert (kinds["counter"].target, kinds["counter"].grace_s) == ("botproc.counter:main", 4)
+
+
+@pytest.mark.parametrize(
+    ("entry_points", "words"),
+    [
+        ("[bot_supervisor.kinds]\nbad = os", "'bad' = 'os' brings no kind"),
+        ("[bot_supervisor.kinds]\nbad = a:b [extra]", "brings no kind"),
+        ("[bot_supervisor.kinds]\na b = a:b", "'a b' = 'a:b' brings no kind"),
+        ("[bot_supervisor.kinds]\ngood = other:main", "there is 'mine:main' already"),
+        ("[bot_supervisor.kinds]\nnothing", "cannot be read"),
+        ("[bot_supervisor.kinds]\n\udcff = a:b", "cannot be read"),
+    ],
+)
+def test_entry_points_that_are_wrong_are_left_out(
+    site: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path, entry_points: str, words: str
+) -> None:
+    install(site, "good", "[bot_supervisor.kinds]\ngood = mine:main")
+    later = tmp_path / "later"
+    later.mkdir()
+    sys.path.append(str(later))
+    install(later, "bad", "")
+    (later / "bad-1.0.dist-info" / "entry_points.txt").write_bytes(entry_points.encode(errors="surrogateescape"))
+    kinds = settings.read({}).kinds
+    assert {name: kind.target for name, kind in kinds.items()} == {
+        "counter": "botproc.counter:main",
+        "good": "mine:main",
+    }
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert words in caplog.text
+
+
+def test_read_again(environ: pytest.MonkeyPatch, config: Path) -> None:
+    """With the same tokens, which have left the environment, and with the file and its errors as they are now."""
+    environ.setenv("BOT_SUPERVISOR_ADMIN_TOKEN", "aaa")
+    config.write_text("")
+    flags = {"config": str(config), "host": "0.0.0.0"}
+    chosen = settings.read(flags)
+    config.write_text('grace_s = 2\n[kinds.new]\ntarget = "a:b"')
+    again = settings.read(flags, chosen)
+    assert again.admin_token == chosen.admin_token
+    assert again.kinds["new"].grace_s == 2
+    config.write_text('grace_s = 2\n[kinds.new]\ntarget = "a:b')
+    with pytest.raises(errors.SettingsRefused, match=rf"{config}: is not TOML: .*line 3") as refused:
+        settings.read(flags, chosen)
+    assert "\n" not in refused.value.detail
+
+
 # ---- tokens
 
 

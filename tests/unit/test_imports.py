@@ -15,7 +15,7 @@ ROOMS = [
     ("supervisor.__main__",),
     ("supervisor.cli",),
     ("supervisor.api",),
-    ("supervisor.many",),
+    ("supervisor.rollout",),
     ("supervisor.fleet",),
     ("supervisor.actor",),
     ("supervisor.engine", "supervisor.store", "supervisor.logs", "supervisor.params", "supervisor.migrations"),

@@ -1,0 +1,223 @@
+"""Commands to many bots, kinds that change, and their instances: the fleet, its ledger, processes in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from supervisor import errors, rollout, settings
+from supervisor.fleet import Fleet, Wait
+from supervisor.model import ACTIVE, BotQuery, NewBot, Policy, RestartPolicy, State
+from supervisor.secrets import Secrets
+from supervisor.starts import Rate
+from supervisor.store import Ledger
+from tests.fakes import Behaviour, FakeEngine
+
+pytestmark = pytest.mark.anyio
+
+ONCE = RestartPolicy(policy=Policy.NEVER)
+ALL = frozenset(State)
+
+
+class NoLogs:
+    def follow(self, bot_id: int, offset: int) -> None: ...
+
+    def ended(self, bot_id: int, offset: int) -> None: ...
+
+
+class World:
+    """A fleet, and what the settings would say if they were read now: kinds, or an error."""
+
+    def __init__(self, directory: Path, ledger: Ledger) -> None:
+        self.now: dict[str, settings.Kind] | errors.SettingsRefused = {"any": settings.Kind(target="a:b")}
+        self.behaviours = {"any": Behaviour()}
+        self.engine = FakeEngine(self.behaviours, lambda *told: self.fleet.notified(*told))
+        self.fleet = Fleet(
+            engine=self.engine,
+            ledger=ledger,
+            follower=NoLogs(),
+            log_dir=directory,
+            kinds=dict(self.now),
+            read_kinds=self.read,
+            bots_dir=directory / "bots",
+            secrets=Secrets(directory / "secrets"),
+            rate=Rate(),
+            forget_log=lambda bot_id: None,
+        )
+
+    def read(self) -> dict[str, settings.Kind]:
+        if isinstance(self.now, errors.SettingsRefused):
+            raise self.now
+        return dict(self.now)
+
+    async def make(self, count: int, **fields: str) -> list[int]:
+        """Bots that are running."""
+        new = NewBot(kind="any", params={}, restart=ONCE, labels=fields)
+        return [(await self.fleet.create(new, wait=Wait.READY))[0].bot_id for _ in range(count)]
+
+    async def names(self, count: int) -> dict[str | None, State]:
+        """Names and states of all bots, once there are so many."""
+        return await until(lambda bots: len(bots) >= count, self.fleet)
+
+
+async def until(
+    enough: Callable[[dict[str | None, State]], bool], fleet: Fleet, limit_s: float = 10
+) -> dict[str | None, State]:
+    deadline = time.monotonic() + limit_s
+    while True:
+        bots = {bot.name: bot.state for bot in await fleet.every(BotQuery(states=ALL))}
+        if enough(bots):
+            return bots
+        assert time.monotonic() < deadline, bots
+        await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    ledger = await Ledger.open(tmp_path / "ledger.sqlite3")
+    world = World(tmp_path, ledger)
+    try:
+        yield world
+    finally:
+        await world.fleet.shutdown(0.1)
+        world.fleet.close()
+        await ledger.close()
+
+
+# ---- commands to many
+
+
+async def test_each_command_reaches_all_that_match(world: World) -> None:
+    a, b = await world.make(2, team="a"), await world.make(1, team="b")
+    query = BotQuery(labels={"team": "a"})
+    stopped = await rollout.stop(world.fleet, query, grace_s=1)
+    assert [(o.bot_id, o.ok, o.state) for o in stopped] == [(bot_id, True, State.STOPPED) for bot_id in a]
+    assert (await world.fleet.view(b[0])).state is State.RUNNING
+    assert await rollout.stop(world.fleet, query, grace_s=1) == []
+    started = await rollout.start(world.fleet, BotQuery(states=ALL))
+    assert [(o.bot_id, o.ok, o.state) for o in started] == [(bot_id, True, State.RUNNING) for bot_id in a + b]
+    assert len(world.engine.processes) == 5
+
+
+async def test_what_goes_wrong_with_one_is_its_detail(world: World) -> None:
+    await world.make(3)
+    await rollout.stop(world.fleet, BotQuery(), grace_s=1)
+    world.engine.fail_next(errors.SpawnFailed("no such target", permanent=True))
+    outcomes = await rollout.start(world.fleet, BotQuery(states=ALL))
+    assert sorted(o.ok for o in outcomes) == [False, True, True]
+    [failed] = [o for o in outcomes if not o.ok]
+    assert failed.state is State.FAILED
+    assert "no such target" in failed.detail
+
+
+async def test_a_restart_rolls_through_a_thousand(world: World) -> None:
+    new = NewBot(kind="any", params={}, restart=ONCE)
+    await asyncio.gather(*(world.fleet.create(new, wait=Wait.READY) for _ in range(1001)))
+    most = 0
+
+    def count() -> None:
+        nonlocal most
+        most = max(most, 1001 - sum(process.alive for process in world.engine.processes))
+
+    spawn = world.engine.spawn
+
+    async def counted(*args: object) -> object:
+        count()
+        return await spawn(*args)  # type: ignore[arg-type]
+
+    world.engine.spawn = counted  # type: ignore[method-assign, assignment]
+    outcomes = await rollout.restart(world.fleet, BotQuery(), grace_s=1, max_parallel=50)
+    assert [o.bot_id for o in outcomes] == list(range(1, 1002))
+    assert all(o.ok and o.state is State.RUNNING for o in outcomes)
+    assert 1 <= most <= 50
+    assert len(world.engine.processes) == 2002
+
+
+async def test_a_rolling_restart_ends_with_the_first_batch_that_fails(world: World) -> None:
+    bots = await world.make(6)
+    world.engine.fail_next(errors.SpawnFailed("its code is broken", permanent=True))
+    first, second, *left = await rollout.restart(world.fleet, BotQuery(), grace_s=1, max_parallel=2)
+    assert {first.ok, second.ok} == {False, True}
+    failed = first if not first.ok else second
+    assert [o.bot_id for o in left] == bots[2:]
+    for outcome in left:
+        assert (outcome.ok, outcome.state) == (False, State.RUNNING)
+        assert outcome.detail.startswith(f"not restarted: bot {failed.bot_id} of the batch before is failed: ")
+        assert "its code is broken" in outcome.detail
+    assert len(world.engine.processes) == 7
+
+
+# ---- kinds that change
+
+
+async def test_a_reload_tells_what_has_changed(world: World) -> None:
+    [bot_id] = await world.make(1)
+    pid = (await world.fleet.view(bot_id)).pid
+    world.now = {"any": settings.Kind(target="a:b", grace_s=3), "new": settings.Kind(target="c:d")}
+    reloaded = await world.fleet.reload_kinds()
+    assert (reloaded.added, reloaded.changed, reloaded.removed) == (["new"], ["any"], [])
+    assert world.fleet.defaults("any").grace_s == 3
+    await world.make(1)
+    world.now = {"new": settings.Kind(target="c:d")}
+    reloaded = await world.fleet.reload_kinds()
+    assert (reloaded.added, reloaded.changed, reloaded.removed) == ([], [], ["any"])
+    assert (await world.fleet.view(bot_id)).pid == pid
+    again = await world.fleet.restart(bot_id)
+    assert again.state is State.FAILED
+    assert "there is no kind 'any'" in again.reason
+
+
+async def test_settings_that_are_refused_change_nothing(world: World) -> None:
+    world.now = errors.SettingsRefused("kinds.toml: kinds.any.tagret: no such field")
+    with pytest.raises(errors.NotReloaded, match="tagret"):
+        await world.fleet.reload_kinds()
+    assert [kind.name for kind in world.fleet.kinds()] == ["any"]
+    assert (await world.make(1)) == [1]
+
+
+async def test_a_kind_that_cannot_be_imported_again(world: World) -> None:
+    await world.make(1)
+    world.behaviours["any"] = Behaviour(import_error="NameError: mian")
+    with pytest.raises(errors.NotReloaded, match="NameError: mian"):
+        await world.fleet.reload_kind("any")
+    with pytest.raises(errors.UnknownKind):
+        await world.fleet.reload_kind("nope")
+
+
+# ---- instances
+
+
+async def test_instances_are_made_at_boot_and_at_reload(world: World) -> None:
+    world.now = {"any": settings.Kind(target="a:b", instances=2)}
+    await world.fleet.boot()
+    await world.fleet.reload_kinds()
+    assert await world.names(2) == {"any-1": State.RUNNING, "any-2": State.RUNNING}
+    await world.fleet.stop(1)
+    world.now = {"any": settings.Kind(target="a:b", instances=3)}
+    await world.fleet.reload_kinds()
+    assert await world.names(3) == {"any-1": State.STOPPED, "any-2": State.RUNNING, "any-3": State.RUNNING}
+
+
+async def test_instances_that_cannot_be_made(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    await world.fleet.create(NewBot(kind="any", params={}, name="new-1"), wait=Wait.READY)
+    world.behaviours["any"] = Behaviour(params=[{"name": "token", "type": "str", "required": True, "default": None}])
+    world.now = {
+        "any": settings.Kind(target="a:b", instances=2),
+        "new": settings.Kind(target="c:d", instances=2),
+    }
+    await world.fleet.reload_kinds()
+    assert await world.names(2) == {"new-1": State.RUNNING, "new-2": State.RUNNING}
+    assert "no bot new-1 is made: the name is taken by a bot of kind any" in caplog.text
+    assert "no instances of any are made: any does not take these parameters: token: Field required" in caplog.text
+    assert len(await world.fleet.every(BotQuery(states=ACTIVE))) == 2
