@@ -23,7 +23,7 @@ from typing import NoReturn, TypeVar
 import setproctitle
 
 from botproc import contract, crash, kernel, limits, notify, secrets, watchdog, wire
-from botproc.target import Target, arguments
+from botproc.target import Target, Unfit, arguments
 
 T = TypeVar("T")
 
@@ -41,7 +41,8 @@ def play(birth: wire.Birth, target: Target, spawn: wire.Spawn, lock: int) -> Non
     """
     try:
         params = secrets.resolve(spawn.params, birth.secrets_dir)
-    except secrets.Unresolved as error:
+        kwargs = arguments(target, params)
+    except (secrets.Unresolved, Unfit) as error:
         give_up(spawn, str(error))
     if birth.heartbeat_s is not None:
         watchdog.dump_on_signal()
@@ -55,9 +56,8 @@ def play(birth: wire.Birth, target: Target, spawn: wire.Spawn, lock: int) -> Non
         data_dir=spawn.data_dir,
         stopping=stopping,
     )
+    call = functools.partial(target.call, *((context,) if target.takes_context else ()), **kwargs)
     try:
-        args, kwargs = arguments(target, params)
-        call = functools.partial(target.call, *((context,) if target.takes_context else ()), *args, **kwargs)
         if target.is_async:
             asyncio.run(_main(birth, call, stopping, spawn.grace_s))
         elif target.takes_context:

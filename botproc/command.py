@@ -17,7 +17,7 @@ _SCALAR = {"union": ["int", "float", "str", "bool", "null"]}
 def describe(birth: wire.Birth) -> list[dict[str, Any]]:
     """The parameters of a command, as `target.describe` has those of a callable: what stands in braces in its
     arguments and in the values of its environment. Raises ValueError."""
-    names = dict.fromkeys(name for text in (*birth.command, *birth.env.values()) for name in _names(text))
+    names = dict.fromkeys(_all_names(birth))
     if unused := [name for name in birth.params if name not in names]:
         raise ValueError(f"the parameter {unused[0]} stands in no argument of the command and in no value of env")
     return [
@@ -36,15 +36,18 @@ def run(birth: wire.Birth, spawn: wire.Spawn) -> NoReturn:
     lock = bootstrap.set_up(birth, spawn)
     try:
         params = secrets.resolve(spawn.params, birth.secrets_dir)
+        if missing := [name for name in _all_names(birth) if name not in spawn.params]:
+            raise secrets.Unresolved(f"the parameter {missing[0]} was not given")
         for name in (name for argument in birth.command for name in _names(argument)):
             if secrets.is_reference(spawn.params[name]):
                 raise secrets.Unresolved(
                     f"the parameter {name} is a secret, and an argument is seen by every user of the machine:"
                     ' give it to the program in env, as NAME = "{' + name + '}"'
                 )
-    except secrets.Unresolved as error:
+        os.environ.update({name: _filled(value, params) for name, value in birth.env.items()})
+    except (secrets.Unresolved, ValueError) as error:
+        # The latter: what no environment can have, a NUL.
         bootstrap.give_up(spawn, str(error))
-    os.environ.update({name: _filled(value, params) for name, value in birth.env.items()})
     if birth.ready_at_start:
         notify.notify(READY="1")
     # Python ignores these two, and a program inherits that.
@@ -64,6 +67,10 @@ def execute(argv: list[str], spawn: wire.Spawn, *keep: int) -> NoReturn:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         bootstrap.give_up(spawn, f"cannot execute {argv[0]}: {reason}")
+
+
+def _all_names(birth: wire.Birth) -> Iterator[str]:
+    return (name for text in (*birth.command, *birth.env.values()) for name in _names(text))
 
 
 def _names(text: str) -> Iterator[str]:

@@ -20,13 +20,14 @@ _SIMPLE = (int, float, str, bool, list, dict)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """The callable of a kind, looked at once. `model` is the Pydantic model that its one parameter is, if it is one;
-    `secrets` are the parameters that are `pydantic.SecretStr`."""
+    """The callable of a kind, looked at once. `model` is the Pydantic model that its one parameter, `model_name`, is,
+    if it is one; `secrets` are the parameters that are `pydantic.SecretStr`."""
 
     call: Callable[..., Any]
     is_async: bool
     takes_context: bool
     model: Any = None
+    model_name: str = ""
     secrets: frozenset[str] = frozenset()
 
 
@@ -64,11 +65,15 @@ def look_at(call: Callable[..., Any]) -> Target:
         and first.name == "ctx"
     )
     own = parameters[1 if takes_context else 0 :]
+    model = own[0].annotation if len(own) == 1 and _is_model(own[0].annotation) else None
+    if model is not None and own[0].kind is inspect.Parameter.POSITIONAL_ONLY:
+        raise TypeError(f"the parameter {own[0].name!r} cannot be given by name")
     return Target(
         call=call,
         is_async=inspect.iscoroutinefunction(call),
         takes_context=takes_context,
-        model=own[0].annotation if len(own) == 1 and _is_model(own[0].annotation) else None,
+        model=model,
+        model_name=own[0].name if model else "",
         secrets=frozenset(one.name for one in own if _is_secret(one.annotation)),
     )
 
@@ -201,25 +206,36 @@ def check(target: Target, params: Mapping[str, Any]) -> list[dict[str, Any]]:
     try:
         target.model.model_validate(params)
     except sys.modules["pydantic"].ValidationError as error:
-        found = error.errors(include_input=False, include_url=False, include_context=False)
         return [
-            {"loc": list(one["loc"]), "msg": one["msg"], "type": one["type"]}
-            for one in found
-            if not (one["loc"] and secrets.is_reference(params.get(str(one["loc"][0]))))
+            one for one in _told(error) if not (one["loc"] and secrets.is_reference(params.get(str(one["loc"][0]))))
         ]
-    except Exception as error:
-        # Of a validator of the author's own.
+    except BaseException as error:
+        # Of a validator of the author's own, and be it `sys.exit`.
         return [{"loc": [], "msg": f"{type(error).__name__}: {error}", "type": "validator"}]
     return []
 
 
-def arguments(target: Target, params: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What the target is called with, by position and by name. Raises Pydantic's ValidationError."""
+def _told(error: Any) -> list[dict[str, Any]]:
+    """What a ValidationError says, without the input: that may be a secret."""
+    found = error.errors(include_input=False, include_url=False, include_context=False)
+    return [{"loc": list(one["loc"]), "msg": one["msg"], "type": one["type"]} for one in found]
+
+
+class Unfit(Exception):
+    """The model does not take the parameters. Its text names them, and no value."""
+
+
+def arguments(target: Target, params: Mapping[str, Any]) -> dict[str, Any]:
+    """What the target is called with, by name. Raises Unfit."""
     if target.model is not None:
-        return (target.model.model_validate(params),), {}
+        try:
+            return {target.model_name: target.model.model_validate(params)}
+        except sys.modules["pydantic"].ValidationError as error:
+            said = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in _told(error))
+            raise Unfit(f"the parameters do not fit: {said}") from None
     secret = {
         name: sys.modules["pydantic"].SecretStr(params[name])
         for name in target.secrets
         if isinstance(params.get(name), str)
     }
-    return (), {**params, **secret}
+    return {**params, **secret}

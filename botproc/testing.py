@@ -59,8 +59,8 @@ class _Observed:
             stopping=self._stopping,
             tell=self._hear,
         )
-        args, kwargs = targets.arguments(target, params)
-        self._call = functools.partial(main, *((self.context,) if target.takes_context else ()), *args, **kwargs)
+        kwargs = targets.arguments(target, params)
+        self._call = functools.partial(main, *((self.context,) if target.takes_context else ()), **kwargs)
         self._is_ready = False
         self._error: BaseException | None = None
         self._seen = False

@@ -63,7 +63,7 @@ def describe(cause: Cause, exit_: Exit) -> str:
         case Cause.STOP_TIMEOUT:
             return f"ignored SIGTERM for the whole grace ({how})"
         case Cause.START_TIMEOUT:
-            return "was not ready within the start timeout"
+            return exit_.detail or "was not ready within the start timeout"
         case Cause.HEARTBEAT:
             return "missed its heartbeat"
         case Cause.OOM if exit_.raised is not None:

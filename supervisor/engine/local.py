@@ -87,7 +87,11 @@ class LocalEngine:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, self._on_child)
         self._notifications = Notifications(self._run_dir, self._receive)
-        await asyncio.gather(*(self._find(path) for path in self._run_dir.glob("*.sock") if path.name != "notify.sock"))
+        paths = [path for path in self._run_dir.glob("*.sock") if path.name != "notify.sock"]
+        # Of two of a kind that was imported again, the later one has the code of now.
+        paths.sort(key=lambda path: path.stat().st_mtime_ns)
+        newest = {path.name.rsplit(".", 2)[0]: path for path in paths}
+        await asyncio.gather(*(self._find(path, path in newest.values()) for path in paths))
         for kind in self._kinds.keys() - self._zygotes.keys():
             self._warm_up(kind)
 
@@ -218,9 +222,10 @@ class LocalEngine:
         asyncio.get_running_loop().call_later(self._zygote_idle_s, rest, zygote.forks)
 
     async def spawn(self, order: Order) -> LocalProcess:
-        zygote = self._zygotes.get(order.kind)
-        if zygote is None:
-            raise errors.SpawnFailed(f"the zygote of {order.kind} has ended")
+        if order.kind not in self._zygotes:
+            # It was warm a moment ago, and the settings were read again since.
+            await self._hello(order.kind)
+        zygote = self._zygotes[order.kind]
         lock_path = self._lock_path(order.bot_id)
         self._oom.look()
         spawn = wire.Spawn(
@@ -402,7 +407,7 @@ class LocalEngine:
             except OSError as error:
                 raise errors.SpawnFailed(f"cannot reach the zygote of {zygote.kind}: {error.strerror}") from error
 
-    async def _find(self, path: Path) -> None:
+    async def _find(self, path: Path, is_newest: bool) -> None:
         """A zygote of an earlier supervisor, by its socket."""
         kind = path.name.rsplit(".", 3)[0]
         zygote = zygotes.Zygote(kind, path, self._lock_path, self._on_end)
@@ -412,7 +417,7 @@ class LocalEngine:
             path.unlink(missing_ok=True)  # noqa: ASYNC240 (a local file)
             return
         spec = self._kinds.get(kind)
-        current = spec is not None and path.name.startswith(zygotes.fingerprint(kind, spec))
+        current = is_newest and spec is not None and path.name.startswith(zygotes.fingerprint(kind, spec))
         if current and kind not in self._zygotes:
             self._zygotes[kind] = zygote
         else:
@@ -525,12 +530,13 @@ class LocalEngine:
 
     def _receive(self, pid: int, values: Mapping[str, str]) -> None:
         # A bot's own child may speak for it, such as the systemd-notify of a shell script.
-        process = self._by_pid.get(pid) or self._by_pid.get(_session(pid))
+        leader = _session(pid) or pid
+        process = self._by_pid.get(pid) or self._by_pid.get(leader)
         if process is not None:
             self._on_notify(process.bot_id, process.run_id, values)
         elif self._forking and len(self._early) < 1000:
             # A bot may be ready before its zygote's answer was read. All others are no bots.
-            self._early.setdefault(pid, []).append(values)
+            self._early.setdefault(leader, []).append(values)
 
     def _on_child(self) -> None:
         """Some child of the supervisor has ended: a zygote, or what a dead zygote has left us."""

@@ -101,9 +101,11 @@ class Config(BaseModel):
             raise ValueError("thirteen brings bad luck")
         if size == 14:
             raise RuntimeError("a bug of the author's")
+        if size == 15:
+            raise SystemExit("and another")
         return size
 
-async def main(ctx, config: Config) -> None:
+async def main(ctx, *, config: Config) -> None:
     print(config.legs[0].symbol, config.size, flush=True)
     await asyncio.sleep(3600)
 """
@@ -120,6 +122,9 @@ async def main(ctx, config: Config) -> None:
     assert "legs.0.symbol" in refused({"legs": [{}]})
     assert "thirteen brings bad luck" in refused({"legs": legs, "size": 13})
     assert "RuntimeError: a bug of the author's" in refused({"legs": legs, "size": 14})
+    zygote = program.zygote("modelled")
+    assert "SystemExit: and another" in refused({"legs": legs, "size": 15})
+    assert zygote.is_running()
     says(program, program.start_bot("modelled", params={"legs": legs, "size": 3}), "BTC 3")
     assert "$defs" in program.get("/kinds/modelled").json()["params_schema"]
     document = program.get("/openapi.json").json()["components"]["schemas"]["ModelledParams"]
@@ -157,6 +162,24 @@ def test_nothing_is_in_clear_of_a_kind_that_cannot_be_imported(make_program: Mak
     says(program, bot_id, "of-great-value")
 
 
+def test_a_secret_that_a_model_refuses_is_not_printed(make_program: Make, tmp_path: Path) -> None:
+    code = """
+from pydantic import BaseModel, Field, SecretStr
+
+class Config(BaseModel):
+    token: SecretStr = Field(min_length=30)
+
+def main(config: Config) -> None:
+    pass
+"""
+    path = write(tmp_path, "guarded", code)
+    program = make_program(config=f'[kinds.guarded]\ntarget = "guarded:main"\n{path}\n').start()
+    bot_id = program.start_bot("guarded", params={"token": "too-short-a-secret"})
+    assert program.wait_state(bot_id, "failed")["last_exit"]["exit_code"] == 126
+    says(program, bot_id, "the parameters do not fit: token: Value should have at least 30 items")
+    assert "too-short-a-secret" not in program.bot_log(bot_id)
+
+
 # ---- ways to make a process
 
 
@@ -189,6 +212,12 @@ command = ["echo", "{{0}}"]
     missing = program.start_bot("missing")
     assert program.wait_state(missing, "failed")["last_exit"]["exit_code"] == 126
     says(program, missing, "cannot execute no-such-program: No such file or directory")
+    # A parameter that the command did not have when the bot was made.
+    program.config.write_text(kinds.replace('"{name}"]', '"{name}", "{more}"]'))
+    program.post("/kinds/reload")
+    program.post(f"/bots/{bot_id}/start")
+    program.wait_state(bot_id, "failed")
+    says(program, bot_id, "the parameter more was not given")
     wrong = program.post("/start", {"kind": "wrong"})
     assert "a parameter is a name in braces" in wrong.json()["detail"]
 
@@ -287,6 +316,9 @@ def test_reload_of_the_code_and_a_rolling_restart(make_program: Make, tmp_path: 
     says(program, program.start_bot("plain", name="by the old code"), "hello 1")
     write(tmp_path, "plain", PLAIN.replace("VERSION = 1", "VERSION = 2"))
     assert program.post("/kinds/plain/reload").status_code == 200
+    # A supervisor that comes back takes the zygote with the new code, though bots of the old one live.
+    program.kill()
+    program.start()
     rolled = program.post("/bots/restart?kind=plain&max_parallel=2")
     assert [result["ok"] for result in rolled.json()["results"]] == [True] * 6
     for bot_id in bots:
