@@ -7,17 +7,16 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_REFERENCE = re.compile(r"env:(?P<variable>[A-Za-z_]\w*)|file:(?P<path>/.+)|secret:(?P<key>[0-9a-f]{32})", re.ASCII)
+from botproc import wire
 
 
 def is_reference(value: object) -> bool:
     """Whether the value of a parameter says where another is found."""
-    return isinstance(value, str) and _REFERENCE.fullmatch(value) is not None
+    return isinstance(value, str) and wire.REFERENCE.fullmatch(value) is not None
 
 
 class Unresolved(Exception):
@@ -35,7 +34,7 @@ def resolve(params: Mapping[str, Any], secrets_dir: str) -> dict[str, Any]:
 
 
 def _value(name: str, given: str, secrets_dir: str) -> str:
-    reference = _REFERENCE.fullmatch(given)
+    reference = wire.REFERENCE.fullmatch(given)
     if reference is None:
         return given
     if variable := reference["variable"]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -17,6 +18,10 @@ EXIT_LOCKED = 125
 
 EXIT_UNUSABLE = 126
 """The bot could not be set up, e.g. its log could not be opened. It will not be better without a change."""
+
+REFERENCE = re.compile(r"env:(?P<variable>[A-Za-z_]\w*)|file:(?P<path>/.+)|secret:(?P<key>[0-9a-f]{32})", re.ASCII)
+"""A parameter that says where its value is found: in a variable of the bot's environment, in a file, or in what the
+supervisor keeps under this key."""
 
 PERMANENT_EXITS = {
     EXIT_LOCKED: "another copy of this bot holds its lock",

@@ -81,10 +81,10 @@ class Surroundings:
     pulse: Pulse
     claims: credentials.Claims
 
-    def exclusive(self, bot: Bot) -> str | None:
+    def exclusive(self, kind: str, params: Params) -> str | None:
         """The credential with which no other bot may run. Raises SpawnFailed."""
-        template = self.kind(bot.kind).exclusive
-        return None if template is None else credentials.name(template, bot.params)
+        template = self.kind(kind).exclusive
+        return None if template is None else credentials.name(template, params)
 
     def budget(self, kind: str, params: Params) -> Budget | None:
         """The budget that each start counts for. Raises SpawnFailed."""
@@ -598,7 +598,7 @@ class Actor:
 
         Raises CredentialHeld, SpawnFailed.
         """
-        credential = self._around.exclusive(self.bot)
+        credential = self._around.exclusive(self.bot.kind, self.bot.params)
         if credential is not None:
             self._around.claims.take(credential, self.bot.bot_id)
             self._claimed = credential

@@ -182,7 +182,7 @@ class Fleet:
         self._refuse_when_shutting_down()
         if idempotency_key is not None and (earlier := await self._ledger.bot_of_key(idempotency_key)) is not None:
             # Before anything else: what it holds exclusively, it holds against others.
-            return await self.view(earlier), False
+            return await self.view(earlier.bot_id), False
         with self._claim(new) as claim:
             if new.schedule is not None:
                 return await self._create_to_wait(new, idempotency_key, claim)
@@ -566,11 +566,10 @@ class Fleet:
     @contextlib.contextmanager
     def _claim(self, new: NewBot) -> Iterator[Callable[[int], None]]:
         """Holds the exclusive credential of a bot while it is made; it is the bot's once its id is told."""
-        template = self._spec(new.kind).exclusive
-        if template is None:
+        claims, credential = self._around.claims, self._around.exclusive(new.kind, new.params)
+        if credential is None:
             yield lambda bot_id: None
             return
-        claims, credential = self._around.claims, credentials.name(template, new.params)
         claims.take(credential, None)
         try:
             yield lambda bot_id: claims.give(credential, bot_id)

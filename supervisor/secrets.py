@@ -17,11 +17,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
+from botproc import wire
 from supervisor import errors
 from supervisor.model import Params
 
-_KEPT = re.compile(r"secret:([0-9a-f]{32})")
-_GIVEN = re.compile(r"env:[A-Za-z_]\w*|file:/.+", re.ASCII)
 _UNSPEAKABLE = re.compile("[\ud800-\udfff]")
 HIDDEN = "**********"
 
@@ -35,8 +34,8 @@ def shown(params: Params) -> Params:
 
 def _key(value: object) -> str | None:
     """The name of the file of a secret that is kept here."""
-    matched = _KEPT.fullmatch(value) if isinstance(value, str) else None
-    return matched[1] if matched else None
+    reference = wire.REFERENCE.fullmatch(value) if isinstance(value, str) else None
+    return reference["key"] if reference else None
 
 
 class Secrets:
@@ -67,7 +66,7 @@ class Secrets:
         keys = {
             name: hmac.digest(self._name_key, value.encode(), hashlib.sha256).hex()[:32]
             for name, value in params.items()
-            if name in names and isinstance(value, str) and not _GIVEN.fullmatch(value)
+            if name in names and isinstance(value, str) and not wire.REFERENCE.fullmatch(value)
         }
         self._in_hand.update(keys.values())
         self._fresh.update(keys.values())

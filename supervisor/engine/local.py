@@ -149,8 +149,7 @@ class LocalEngine:
         if hello.start_method != "fork":
             # The model is where the kind is imported, and that is in the bots alone.
             return given
-        checking = asyncio.ensure_future(zygote.check(given))
-        await asyncio.sleep(0)
+        checking = zygote.check(given)
         self._insist(zygote)
         if found := await checking:
             raise params.refused(kind, found)

@@ -177,15 +177,16 @@ class Zygote:
         self._send(spawn)
         return await asyncio.shield(answer)
 
-    async def check(self, params: Params) -> list[dict[str, Any]]:
-        """What the kind's model finds wrong with the parameters. Raises SpawnFailed when the zygote has ended."""
+    def check(self, params: Params) -> asyncio.Future[list[dict[str, Any]]]:
+        """What the kind's model finds wrong with the parameters. Raises SpawnFailed when the zygote has ended, and the
+        future when it ends."""
         if self.lost.is_set():
             raise errors.SpawnFailed(f"the zygote of {self.kind} has ended")
         check_id = next(self._check_ids)
         answer: asyncio.Future[list[dict[str, Any]]] = asyncio.get_running_loop().create_future()
         self._checks[check_id] = answer
         self._send(wire.Check(check_id=check_id, params=dict(params)))
-        return await answer
+        return answer
 
     def acknowledge(self, run_id: int) -> None:
         self.processes.pop(run_id, None)

@@ -18,9 +18,8 @@ _REMEMBERED = Bot.forgotten_at.is_null()
 
 def create(db: SqliteDatabase, new: model.NewBot, idempotency_key: str | None) -> tuple[model.Bot, bool]:
     """The bot that was made with the key, be it forgotten or not, or else a new one; and whether it is new."""
-    if idempotency_key is not None:
-        for bot in _values(db, Bot.idempotency_key == idempotency_key):
-            return bot, False
+    if idempotency_key is not None and (earlier := of_key(db, idempotency_key)) is not None:
+        return earlier, False
     return insert(db, new, idempotency_key), True
 
 
@@ -85,8 +84,8 @@ def params_with_secrets(db: SqliteDatabase) -> list[model.Params]:
     return [json.loads(params) for (params,) in found]
 
 
-def of_key(db: SqliteDatabase, idempotency_key: str) -> int | None:
-    return next((bot.bot_id for bot in _values(db, Bot.idempotency_key == idempotency_key)), None)
+def of_key(db: SqliteDatabase, idempotency_key: str) -> model.Bot | None:
+    return next(iter(_values(db, Bot.idempotency_key == idempotency_key)), None)
 
 
 def listed(db: SqliteDatabase, query: model.BotQuery, exclude: Collection[int]) -> list[model.Bot]:

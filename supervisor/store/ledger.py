@@ -226,8 +226,8 @@ class Ledger:
         """The parameters of those bots that are not forgotten and may have a secret."""
         return await self._read(bots.params_with_secrets)
 
-    async def bot_of_key(self, idempotency_key: str) -> int | None:
-        """The id of the bot that was made with the key, be it forgotten or not; None if there is none."""
+    async def bot_of_key(self, idempotency_key: str) -> model.Bot | None:
+        """The bot that was made with the key, be it forgotten or not; None if there is none."""
         return await self._read(lambda db: bots.of_key(db, idempotency_key))
 
     async def bots(self, query: model.BotQuery, *, exclude: Collection[int] = ()) -> list[model.Bot]:

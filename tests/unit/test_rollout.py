@@ -78,11 +78,6 @@ async def until(
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     ledger = await Ledger.open(tmp_path / "ledger.sqlite3")
     world = World(tmp_path, ledger)

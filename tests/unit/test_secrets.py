@@ -12,11 +12,6 @@ from supervisor.secrets import Secrets
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def directory(tmp_path: Path) -> Path:
     return tmp_path / "secrets"
 

@@ -6,7 +6,6 @@ import asyncio
 import os
 import sqlite3
 import threading
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -19,18 +18,6 @@ pytestmark = pytest.mark.anyio
 
 NEW = model.NewBot(kind="counter", params={"start_number": 12})
 ANY_STATE = frozenset(State)
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
-    ledger = await Ledger.open(tmp_path / "ledger.db")
-    yield ledger
-    await ledger.close()
 
 
 async def the_bot(ledger: Ledger, bot_id: int) -> model.Bot:

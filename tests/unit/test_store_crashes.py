@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,18 +16,6 @@ from supervisor.store import Ledger, crashes, file, runs
 pytestmark = pytest.mark.anyio
 
 RAISED = model.Raised(type="ValueError", message="no such town: \ud800", fingerprint="0b1d")
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
-    ledger = await Ledger.open(tmp_path / "ledger.db")
-    yield ledger
-    await ledger.close()
 
 
 async def ended(

@@ -29,11 +29,6 @@ BUSY_TIMEOUT_S = 0.2
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def path(tmp_path: Path) -> Path:
     """An empty ledger."""
     path = tmp_path / "ledger.db"
