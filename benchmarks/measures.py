@@ -339,7 +339,7 @@ def cycles(effort: Effort, at_once: int = 50) -> list[Row]:
     rows: list[Row] = []
     for name, held, held_before in zip(pids, after, before, strict=True):
         for what, unit, ours_, floor_, at_most in zip(
-            ("descriptors", "USS"), ("", "MB"), held, held_before, (1, None), strict=True
+            ("descriptors", "USS"), ("", "MB"), held, held_before, (1, 1.2), strict=True
         ):
             rows.append(
                 Row(

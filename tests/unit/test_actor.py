@@ -103,6 +103,8 @@ class NoLogs:
 
     def ended(self, bot_id: int, offset: int) -> None: ...
 
+    def leave(self, bot_id: int) -> None: ...
+
 
 class World:
     """One bot and what is around it."""
