@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test check format benchmark container clean
+.PHONY: help run test soak check format benchmark container clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -17,6 +17,9 @@ run: $(BIN)/.installed  ## start the supervisor on http://127.0.0.1:8000 (settin
 
 test: $(BIN)/.installed  ## the whole normal test suite
 	$(BIN)/python -m pytest
+
+soak: $(BIN)/.installed  ## the slow tests: hundreds of random deaths, thousands of random commands
+	$(BIN)/python -m pytest -m slow -o faulthandler_timeout=1800
 
 check: $(BIN)/.installed  ## formatting, lint and types
 	$(BIN)/ruff format --check .

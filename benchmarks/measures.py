@@ -33,10 +33,12 @@ class Effort:
     many: int
     """Where there are very many."""
     idle_s: float
+    cycles: int
+    """Starts and stops of which nothing may be left."""
 
 
-FULL = Effort(rounds=7, samples=30, fleet=300, many=1000, idle_s=30)
-QUICK = Effort(rounds=2, samples=5, fleet=30, many=60, idle_s=3)
+FULL = Effort(rounds=7, samples=30, fleet=300, many=1000, idle_s=30, cycles=10_000)
+QUICK = Effort(rounds=2, samples=5, fleet=30, many=60, idle_s=3, cycles=100)
 
 Measure = Callable[[Effort], list[Row]]
 
@@ -320,8 +322,48 @@ def web_stack(effort: Effort) -> list[Row]:
     return rows
 
 
+def cycles(effort: Effort, at_once: int = 50) -> list[Row]:
+    """Starts and stops, again and again: what supervisor and zygote hold then. The floor is what they held before."""
+    with program.running() as ours:
+        pids = {"supervisor": ours.pid, "zygote": ours.zygote_pid}
+
+        def cycle(times: int) -> list[tuple[int, float]]:
+            for _ in range(times // at_once):
+                ours.stop(ours.start_many(at_once)[1])
+            time.sleep(1)  # The last logs are closed a moment later.
+            return [_held(pid) for pid in pids.values()]
+
+        # What is made with the first bots, and kept, is not what grows.
+        before = cycle(4 * at_once)
+        after = cycle(effort.cycles)
+    rows: list[Row] = []
+    for name, held, held_before in zip(pids, after, before, strict=True):
+        for what, unit, ours_, floor_, at_most in zip(
+            ("descriptors", "USS"), ("", "MB"), held, held_before, (1, 1.2), strict=True
+        ):
+            rows.append(
+                Row(
+                    measure="cycles",
+                    what=f"{what} of the {name} after {effort.cycles} starts and stops, beside before",
+                    unit=unit,
+                    ours=ours_,
+                    floor=floor_,
+                    ratios=(ours_ / floor_,),
+                    at_most=at_most,
+                )
+            )
+    return rows
+
+
+def _held(pid: int) -> tuple[int, float]:
+    """Open descriptors, and megabytes of memory of its own."""
+    process = psutil.Process(pid)
+    return process.num_fds(), process.memory_full_info().uss / 1e6
+
+
 MEASURES: dict[str, Measure] = {
-    measure.__name__: measure for measure in (start, crowd, burst, uss, listing, idle, growth, stop, end, web_stack)
+    measure.__name__: measure
+    for measure in (start, crowd, burst, uss, listing, idle, growth, stop, end, web_stack, cycles)
 }
 
 

@@ -66,6 +66,8 @@ class Logs(Protocol):
 
     def ended(self, bot_id: int, offset: int) -> None: ...
 
+    def leave(self, bot_id: int) -> None: ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:

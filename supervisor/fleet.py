@@ -552,6 +552,7 @@ class Fleet:
     def _retire(self, actor: Actor) -> None:
         if self._actors.get(actor.bot.bot_id) is actor:
             del self._actors[actor.bot.bot_id]
+            self._around.logs.leave(actor.bot.bot_id)
         actor.close()
 
     def _spec(self, kind: str) -> settings.Kind:

@@ -229,3 +229,13 @@ class FakeEngine:
             import_s=0.1 if warm else None,
             rss_bytes=20 << 20 if warm else None,
         )
+
+
+class NoLogs:
+    """Follows no log."""
+
+    def follow(self, bot_id: int, offset: int) -> None: ...
+
+    def ended(self, bot_id: int, offset: int) -> None: ...
+
+    def leave(self, bot_id: int) -> None: ...

@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from supervisor import errors, logs
-from supervisor.api import access, datadir, document, headers, limits, problems, routes, server
+from supervisor.api import access, datadir, document, headers, limits, problems, routes, server, threads
 from supervisor.engine.local import LocalEngine
 from supervisor.fleet import Fleet
 from supervisor.secrets import Secrets
@@ -122,6 +122,7 @@ async def serve(settings: Settings, reread: Callable[[], Settings]) -> int:
     Raises Refused when the program cannot start.
     """
     loop = asyncio.get_running_loop()
+    loop.set_default_executor(threads.pool())
     stop = asyncio.Event()
     max_connections = min(settings.max_connections, server.raise_descriptor_limit() // 4)
     with (

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
+from supervisor import errors
 from supervisor.api import headers, requests
 
 _STATIC = pathlib.Path(__file__).parent / "static"
@@ -31,6 +32,10 @@ async def apidocs() -> Response:
 
 async def asset(request: Request, name: Annotated[requests.Name, Path()]) -> Response:
     """A file that a page loads."""
-    answer = await _assets.get_response(name, request.scope)
+    try:
+        answer = await _assets.get_response(name, request.scope)
+    except RuntimeError as error:
+        # Starlette reads files in threads that it makes when it needs them.
+        raise errors.Unavailable(f"cannot read {name}: {error}") from None
     answer.headers["Cache-Control"] = "no-cache"
     return answer

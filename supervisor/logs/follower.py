@@ -48,6 +48,7 @@ class Follower:
         self._limit_bytes = limit_bytes
         self._transcripts: dict[int, Transcript] = {}
         self._unread: collections.OrderedDict[int, Transcript] = collections.OrderedDict()
+        self._left: set[int] = set()
         self._failed: set[int] = set()
         self._unsent = bytearray()
         self._stalled = False
@@ -70,13 +71,17 @@ class Follower:
     def follow(self, bot_id: int, offset: int, label: str | None = None) -> None:
         """A run begins, and its output at `offset`; the file may come later. With a label: `bot-10 label | `.
 
-        A bot that is followed already goes on where it is. Returns at once, as do `ended` and `forget`.
+        A bot that is followed already goes on where it is. Returns at once, as do `ended`, `leave` and `forget`.
         """
         self._inbox.post(functools.partial(self._follow, bot_id, offset, label))
 
     def ended(self, bot_id: int, offset: int) -> None:
         """The run ended, and its output at `offset`: a last line there is complete, newline or not."""
         self._inbox.post(functools.partial(self._ended, bot_id, offset))
+
+    def leave(self, bot_id: int) -> None:
+        """Nothing more will be printed until another run begins: what is left of it is, and then nothing is kept."""
+        self._inbox.post(functools.partial(self._leave, bot_id))
 
     def forget(self, bot_id: int, *, delete: bool = False) -> None:
         """Follows a bot no longer. What is left of its output is printed as far as the console has room."""
@@ -124,6 +129,7 @@ class Follower:
             self._transcripts[bot_id] = Transcript(path, offset, self._limit_bytes)
         name = f"bot-{bot_id}" if label is None else f"bot-{bot_id} {label}"
         self._transcripts[bot_id].begin(text.prefix_of(name))
+        self._left.discard(bot_id)
         self._look(bot_id)
 
     def _ended(self, bot_id: int, offset: int) -> None:
@@ -131,8 +137,20 @@ class Follower:
             self._transcripts[bot_id].end(offset)
             self._look(bot_id)
 
+    def _leave(self, bot_id: int) -> None:
+        if bot_id in self._transcripts:
+            self._look(bot_id)
+            self._left.add(bot_id)
+            self._drop_if_done(bot_id)
+
+    def _drop_if_done(self, bot_id: int) -> None:
+        if bot_id in self._left and bot_id not in self._unread:
+            self._left.remove(bot_id)
+            self._transcripts.pop(bot_id).close()
+
     def _forget(self, bot_id: int, delete: bool) -> None:
         if bot_id in self._transcripts:
+            self._left.discard(bot_id)
             self._look(bot_id)
             while bot_id in self._unread and self._send():
                 self._take(bot_id, _READ_BYTES)
@@ -206,6 +224,7 @@ class Follower:
             self._fail(bot_id, "follow", error)
         if not transcript.unread:
             del self._unread[bot_id]
+            self._drop_if_done(bot_id)
 
     def _send(self, at_least_bytes: int = 1) -> bool:
         """Hands over to the console what is ready, unless it is little. False: there is no room, and we are called."""

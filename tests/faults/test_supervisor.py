@@ -429,7 +429,7 @@ def streams(pid: int) -> list[str]:
     return [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (0, 1, 2)]
 
 
-@pytest.mark.parametrize("closed", ["1", "0 1 2"])
+@pytest.mark.parametrize("closed", ["0", "1", "2", "0 1 2"])
 def test_standard_streams_closed(make_program: Make, closed: str) -> None:
     port = free_port()
     program = make_program(kinds=kinds("leaves"), flags=[*SOON, "--port", str(port)])

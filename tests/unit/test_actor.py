@@ -36,7 +36,7 @@ from supervisor.model import (
 from supervisor.pulse import EVERY_S, Pulse
 from supervisor.starts import Rate, Starts
 from supervisor.store import Ledger
-from tests.fakes import Behaviour, FakeEngine, FakeProcess
+from tests.fakes import Behaviour, FakeEngine, FakeProcess, NoLogs
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.anyio
@@ -96,12 +96,6 @@ class _Selector(selectors.DefaultSelector):
         ready = super().select(HANGS_AFTER_S)
         assert ready, "the loop waits for ever"
         return ready
-
-
-class NoLogs:
-    def follow(self, bot_id: int, offset: int) -> None: ...
-
-    def ended(self, bot_id: int, offset: int) -> None: ...
 
 
 class World:

@@ -73,3 +73,13 @@ def test_every_target_of_make() -> None:
     named = set(re.findall(r"^make (\w+)", README, re.M))
     assert named <= set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M))
     assert {"run", "test", "check"} <= named
+
+
+def test_every_promise_is_held_by_tests_that_exist() -> None:
+    promised, _, not_promised = (ROOT / "docs" / "promises.md").read_text().partition("\n## Not promised\n")
+    assert not_promised
+    link = re.compile(r"\[(test_\w+)\]\(\.\./(tests/[\w/]+\.py)\)")
+    for promise in promised.split("\n* ")[1:]:
+        assert link.search(promise), promise
+    for name, file in link.findall(promised + not_promised):
+        assert re.search(rf"^(async )?def {name}\(", (ROOT / file).read_text(), re.M), (file, name)

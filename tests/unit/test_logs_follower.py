@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import re
@@ -17,6 +18,7 @@ import pytest
 
 from supervisor import logs
 from supervisor.logs import inotify
+from supervisor.logs.transcript import Transcript
 from tests.waiting import wait_for
 
 MIB = 1024 * 1024
@@ -378,10 +380,34 @@ def test_what_is_forgotten_is_printed_first_and_then_no_more(stage: Stage) -> No
     assert stage.finish() == ["bot-10 | one", "bot-11 | one", "bot-11 | last words"]
 
 
+def test_what_is_left_is_printed_to_its_end_and_then_no_more_until_the_next_run(stage: Stage) -> None:
+    def transcripts() -> int:
+        return sum(isinstance(kept, Transcript) for kept in gc.get_objects())
+
+    gc.collect()
+    others = transcripts()
+    lines = [f"{n} {'x' * 90}" for n in range(20_000)]
+    stage.append(10, "".join(f"{line}\n" for line in lines).encode() + b"last words")
+    stage.follower.follow(10, 0)
+    stage.follower.ended(10, logs.size(stage.path(10)))
+    stage.follower.leave(10)
+    # More than the console takes before somebody reads it.
+    stage.read()
+    stage.wait_for_line("bot-10 | last words")
+    assert stage.follower.drain(10)
+    stage.append(10, b"nobody's\n")
+    assert stage.follower.drain(10)
+    assert transcripts() <= others
+    stage.follower.follow(10, logs.size(stage.path(10)))
+    stage.append(10, b"again\n")
+    assert stage.finish() == [f"bot-10 | {line}" for line in (*lines, "last words", "again")]
+
+
 def test_commands_for_a_bot_that_is_not_followed_are_no_harm(stage: Stage) -> None:
     stage.read()
     stage.append(10, b"one\n")
     stage.follower.ended(10, 0)
+    stage.follower.leave(10)
     stage.follower.forget(11, delete=True)
     stage.follower.forget(10, delete=True)
     assert stage.finish() == []

@@ -16,18 +16,12 @@ from supervisor.model import ACTIVE, BotQuery, NewBot, Policy, RestartPolicy, St
 from supervisor.secrets import Secrets
 from supervisor.starts import Rate
 from supervisor.store import Ledger
-from tests.fakes import Behaviour, FakeEngine
+from tests.fakes import Behaviour, FakeEngine, NoLogs
 
 pytestmark = pytest.mark.anyio
 
 ONCE = RestartPolicy(policy=Policy.NEVER)
 ALL = frozenset(State)
-
-
-class NoLogs:
-    def follow(self, bot_id: int, offset: int) -> None: ...
-
-    def ended(self, bot_id: int, offset: int) -> None: ...
 
 
 class World:
