@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from supervisor import many, model
-from supervisor.api import answers, paging, requests
+from supervisor.api import answers, audit, paging, requests
 from supervisor.fleet import Fleet, Wait
 
 BotId = Annotated[requests.Id, Path()]
@@ -91,6 +91,7 @@ class Bots:
     ) -> Response:
         """Start all bots that fit, side by side; one result for each."""
         ids = await many.select(self.fleet, which.chosen(frozenset(model.State)))
+        audit.concerns(*ids)
         return _results(await many.each(ids, self.fleet.start, _UP))
 
     async def stop_many(
@@ -98,6 +99,7 @@ class Bots:
     ) -> Response:
         """Stop all bots that fit, side by side, of the active ones if no state is asked for."""
         ids = await many.select(self.fleet, which.chosen(model.ACTIVE))
+        audit.concerns(*ids)
         stop = functools.partial(self.fleet.stop, grace_s=how.grace_s if how else None)
         return _results(await many.each(ids, stop, frozenset({model.State.STOPPED})))
 
@@ -107,6 +109,7 @@ class Bots:
         """Restart all bots that fit, of the active ones if no state is asked for: side by side, or in batches of
         max_parallel, each ready before the next; the first batch that fails ends it."""
         ids = await many.select(self.fleet, which.chosen(model.ACTIVE))
+        audit.concerns(*ids)
         restart = functools.partial(self.fleet.restart, grace_s=how.grace_s if how else None)
         if which.max_parallel is None:
             return _results(await many.each(ids, restart, _UP))
@@ -149,7 +152,9 @@ class Bots:
                 limits=asked.limits.over(kind.default_limits) if asked.limits else kind.default_limits,
                 schedule=schedule.value if schedule else None,
             )
-            return await self.fleet.create(new, idempotency_key=idempotency_key, wait=wait)
+            view, is_new = await self.fleet.create(new, idempotency_key=idempotency_key, wait=wait)
+        audit.concerns(view.bot_id)
+        return view, is_new
 
 
 _UP = frozenset({model.State.RUNNING, model.State.EXITED})
