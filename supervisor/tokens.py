@@ -47,6 +47,7 @@ def make(file: Path) -> str:
         raise errors.SettingsRefused(f"cannot make {file}: {error.strerror}") from None
     try:
         with os.fdopen(descriptor, "w") as new:
+            os.fchmod(descriptor, 0o600)  # The umask may have taken more away.
             new.write(lines)
     except OSError as error:
         file.unlink()
