@@ -1,4 +1,4 @@
-"""The command line: read the settings, run the server, say in one line what is wrong."""
+"""The command line: run a command or, without one, the server; say in one line what is wrong."""
 
 from __future__ import annotations
 
@@ -7,24 +7,32 @@ import asyncio
 import functools
 import importlib.metadata
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pydantic_settings
 
 from botproc import kernel
-from supervisor import __version__, errors, settings
+from supervisor import __version__, errors, settings, tokens
+
+COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
+    "token": tokens.main,
+}
+"""What the first argument may choose: called with the arguments behind it, returns an exit code or raises Refused."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the supervisor until it is told to stop, and return its exit code.
+    """Run a command, or the supervisor until it is told to stop, and return the exit code.
 
     Args:
         argv: the arguments without the program's name; those of the process when None.
     """
     try:
         _refuse_namesake()
-        flags = _flags(sys.argv[1:] if argv is None else argv)
+        arguments = sys.argv[1:] if argv is None else argv
+        if arguments and (command := COMMANDS.get(arguments[0])):
+            return command(arguments[1:])
+        flags = _flags(arguments)
         chosen = settings.read(flags)
         from supervisor.api import app
 
@@ -55,14 +63,15 @@ def _flags(argv: Sequence[str]) -> dict[str, Any]:
         name = argument.partition("=")[0]
         if name.startswith("-") and "token" in name and name != "--token-file":
             raise errors.SettingsRefused(
-                "a token has no flag, since argv is shown to every user of the machine: use the variables"
-                f" {settings.PREFIX}ADMIN_TOKEN and {settings.PREFIX}READ_TOKEN, or --token-file"
+                "a token has no flag, since argv is shown to every user of the machine: use --token-file with a file"
+                f" that bot-supervisor token makes, or {settings.PREFIX}ADMIN_TOKEN and {settings.PREFIX}READ_TOKEN"
             )
     parser = argparse.ArgumentParser(
         prog="bot-supervisor",
         description="Runs fleets of Python bots, one process each, and keeps account of every run.",
         epilog=f"Each flag can also be set as {settings.PREFIX}<NAME> or in the TOML file. "
-        f"Tokens: {settings.PREFIX}ADMIN_TOKEN and _READ_TOKEN, or --token-file.",
+        f"Tokens: {settings.PREFIX}ADMIN_TOKEN and _READ_TOKEN, or --token-file. "
+        f"Other commands, each with a --help of its own: {', '.join(COMMANDS)}.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"bot-supervisor {__version__}")

@@ -28,7 +28,6 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, Strict
 from supervisor import errors, model
 
 PREFIX = "BOT_SUPERVISOR_"
-MAKE_A_TOKEN = f"{PREFIX}ADMIN_TOKEN=$(python -c 'import secrets; print(secrets.token_urlsafe(32))')"
 
 ENTRY_POINTS = "bot_supervisor.kinds"
 """The group of entry points by which installed distributions bring kinds."""
@@ -231,6 +230,9 @@ class Flags(pydantic_settings.BaseSettings):
     )
     host: str = Field(default="127.0.0.1", min_length=1, description="the address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="the port to listen on; 0: a free one")
+    uds: AbsolutePath | None = Field(
+        default=None, description="a unix socket to listen on, instead of host and port; only you can open it"
+    )
     data_dir: AbsolutePath = Field(
         default=Path("data"), validate_default=True, description="where ledger and logs are kept; one supervisor each"
     )
@@ -263,7 +265,7 @@ class Flags(pydantic_settings.BaseSettings):
         default=[], description="further names by which clients may call this server, with commas"
     )
     token_file: AbsolutePath | None = Field(
-        default=None, description='a file of mode 0600 with the lines admin = "…" and read = "…"'
+        default=None, description="a file of mode 0600 with tokens, as bot-supervisor token makes it"
     )
     trusted_network: bool = Field(
         default=False, description="listen beyond loopback without a token: whoever can connect is trusted"
@@ -302,10 +304,12 @@ class Settings(Flags):
             raise ValueError("there is a read token but no admin token: nobody could start or stop a bot")
         if self.admin_token is not None and self.admin_token == self.read_token:
             raise ValueError("the admin token and the read token must differ")
-        if self.admin_token is None and not self.trusted_network and not is_loopback(self.host):
+        is_private = self.uds is not None or is_loopback(self.host)
+        if self.admin_token is None and not self.trusted_network and not is_private:
             raise ValueError(
-                f"cannot listen on {self.host}, beyond loopback, without a token: set {MAKE_A_TOKEN}, or name a"
-                " --token-file (or say --trusted-network, if all who can connect may start and stop bots)"
+                f"cannot listen on {self.host}, beyond loopback, without a token: make a file of tokens with"
+                " bot-supervisor token, and name it with --token-file (or say --trusted-network, if all who can"
+                " connect may start and stop bots)"
             )
         return self
 

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from supervisor import settings
 from supervisor.api import problems
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -90,7 +91,10 @@ class Origins:
 
 
 class Tokens:
-    """Bearer tokens with two roles. With none set, everything is allowed: the server then listens on loopback."""
+    """Bearer tokens with two roles. With none set, everything is allowed: the server then listens on loopback.
+
+    Who calls is put into the scope as `caller`: the role of a token, or "local", or "anyone" in a trusted network.
+    """
 
     def __init__(self, level_of: LevelOf, admin: SecretStr | None, read: SecretStr | None) -> None:
         self.level_of = level_of
@@ -102,7 +106,11 @@ class Tokens:
 
     def __call__(self, scope: Scope) -> Response | None:
         level = self.level_of(scope["method"], scope["path"])
-        if not self.roles or level is Access.OPEN:
+        if not self.roles:
+            client = scope["client"]
+            scope["caller"] = "local" if client is None or settings.is_loopback(client[0]) else "anyone"
+            return None
+        if level is Access.OPEN:
             return None
         role = self._role(scope)
         if role is None:
@@ -113,6 +121,7 @@ class Tokens:
                 title="There is no valid token",
                 headers={"WWW-Authenticate": "Bearer"},
             )
+        scope["caller"] = role.value
         if level is Access.ADMIN and role is not Access.ADMIN:
             return problems.response(
                 403, "this token may only read", kind="forbidden", title="The token allows too little"

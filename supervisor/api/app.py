@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from supervisor import errors, logs
-from supervisor.api import access, datadir, document, headers, limits, problems, routes, server, threads
+from supervisor.api import access, audit, datadir, document, headers, limits, problems, routes, server, threads
 from supervisor.engine.local import LocalEngine
 from supervisor.fleet import Fleet
 from supervisor.secrets import Secrets
@@ -52,6 +52,7 @@ def create_app(fleet: Fleet, settings: Settings) -> FastAPI:
         ),
     )
     app.add_middleware(problems.Catch)
+    app.add_middleware(audit.Audit, level_of=level_of)
     app.add_middleware(headers.Headers)
     return app
 
@@ -66,6 +67,8 @@ def console(settings: Settings) -> Iterator[logs.Console]:
     root.setLevel(settings.log_level.upper())
     # Which migrations were applied, Peewee tells by names that say nothing to a reader.
     logging.getLogger("peewee").setLevel(logging.WARNING)
+    # Who did what is told however little the program says otherwise.
+    audit.log.setLevel(logging.INFO)
     try:
         yield out
     finally:
@@ -127,7 +130,7 @@ async def serve(settings: Settings, reread: Callable[[], Settings]) -> int:
     max_connections = min(settings.max_connections, server.raise_descriptor_limit() // 4)
     with (
         datadir.held(settings.data_dir),
-        server.listen(settings.host, settings.port) as sock,
+        server.listen_locally(settings.uds) if settings.uds else server.listen(settings.host, settings.port) as sock,
         console(settings) as out,
     ):
         # A second signal changes nothing: stopping takes the time that it takes, and that is bounded.

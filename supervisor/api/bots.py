@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from supervisor import model, rollout
-from supervisor.api import answers, paging, requests
+from supervisor.api import answers, audit, paging, requests
 from supervisor.fleet import Fleet, Wait
 
 BotId = Annotated[requests.Id, Path()]
@@ -148,10 +148,13 @@ class Bots:
                 limits=asked.limits.over(kind.default_limits) if asked.limits else kind.default_limits,
                 schedule=schedule.value if schedule else None,
             )
-            return await self.fleet.create(new, idempotency_key=idempotency_key, wait=wait)
+            view, is_new = await self.fleet.create(new, idempotency_key=idempotency_key, wait=wait)
+        audit.concerns(view.bot_id)
+        return view, is_new
 
 
 def _results(outcomes: Sequence[model.Outcome]) -> Response:
+    audit.concerns(*(outcome.bot_id for outcome in outcomes))
     return answers.reply(answers.RESULTS, answers.Results(results=outcomes))
 
 

@@ -11,9 +11,11 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import resource
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import h11
@@ -95,8 +97,7 @@ class Server(uvicorn.Server):
         self.servers = []
         self._acceptor = asyncio.create_task(self._accept(sock))
         self.started = True
-        host, port = sock.getsockname()[:2]
-        log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+        log.info("listening on %s", _url(sock))
 
     def stop(self) -> None:
         """Ends `serve`, which takes about a second where clients are connected."""
@@ -180,6 +181,50 @@ def listen(host: str, port: int) -> socket.socket:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_S * 1000))
     return sock
+
+
+@contextlib.contextmanager
+def listen_locally(path: Path) -> Iterator[socket.socket]:
+    """A listening unix socket that only its owner can open. Its file goes with the block.
+
+    Raises SettingsRefused when it cannot be had; what a dead program has left there is replaced.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            if _is_stale(path):
+                path.unlink()
+            # Linux makes the file with the mode that the socket has: at no moment can others open it.
+            os.fchmod(sock.fileno(), 0o600)
+            sock.bind(str(path))
+            sock.listen(BACKLOG)
+            # Held, so that its inode number is not given out again.
+            file = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except OSError as error:
+            raise errors.SettingsRefused(f"cannot listen on {path}: {error.strerror or error}") from None
+        sock.setblocking(False)
+        try:
+            yield sock
+        finally:
+            # Where it no longer accepts connections, another program may have taken its place.
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(file)):
+                path.unlink()
+            os.close(file)
+
+
+def _is_stale(path: Path) -> bool:
+    """Whether it is a socket on which nobody listens any more."""
+    if not path.is_socket():
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(str(path)) == errno.ECONNREFUSED
+
+
+def _url(sock: socket.socket) -> str:
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{sock.getsockname()}"
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def raise_descriptor_limit() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable
 from typing import cast
 
@@ -88,6 +89,21 @@ def test_every_refusal_is_the_same(guarded: Api) -> None:
         assert b"www-authenticate: Bearer" in head
         bodies.add(body)
     assert len(bodies) == 1
+
+
+def test_every_token_is_compared_whole(guarded: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[bytes] = []
+
+    def digest(given: bytes, known: bytes) -> bool:
+        compared.append(known)
+        return compare(given, known)
+
+    compare = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", digest)
+    for token in (None, "wrong", ADMIN, READ):
+        call(guarded, "GET", "/bots", token)
+        assert compared == [ADMIN.encode(), READ.encode()]
+        compared.clear()
 
 
 def test_the_scheme_has_no_case(guarded: Api) -> None:
@@ -196,8 +212,9 @@ def test_headers(api: Api) -> None:
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["cache-control"] == "no-store"
         assert headers["referrer-policy"] == "no-referrer"
+        assert headers["cross-origin-resource-policy"] == "same-origin"
         assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
         assert "server" not in headers
     policy = api.client.get("/apidocs").headers["content-security-policy"]
-    assert policy.startswith("default-src 'self';")
-    assert "script-src" not in policy
+    assert policy.startswith("default-src 'none'; script-src 'self';")
+    assert "frame-ancestors 'none'" in policy

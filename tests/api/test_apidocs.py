@@ -12,6 +12,8 @@ from tests.api.conftest import Api
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
 
 
@@ -47,15 +49,30 @@ def test_every_operation_is_listed(api: Api, path: str) -> None:
             shown.add((block.locator(".opblock-summary-method").inner_text(), path))
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"],
-        )
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         complaints, asked = look(browser, api.url + path, read)
         browser.close()
     assert shown == operations
     assert complaints == []
     assert [url for url in asked if not url.startswith((api.url + "/", "data:"))] == []
+
+
+@needs_browser
+@pytest.mark.timeout(120)
+def test_a_call_can_be_tried_out(api: Api) -> None:
+    def try_out(page: Page) -> None:
+        block = page.locator(".opblock", has=page.locator('[data-path="/start"]'))
+        block.locator(".opblock-summary-control").click()
+        block.locator("textarea.body-param__text").fill('{"start_number": 3}')
+        block.locator(".execute").click()
+        expect(block.locator(".live-responses-table td.response-col_status").last).to_contain_text("200")
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        complaints, _ = look(browser, f"{api.url}/apidocs", try_out)
+        browser.close()
+    assert complaints == []
+    assert [bot.params for bot in api.fleet.bots.values()] == [{"start_number": 3}]
 
 
 @pytest.mark.parametrize("path", ["/apidocs", "/apidocs/"])

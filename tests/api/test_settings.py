@@ -227,7 +227,8 @@ def test_token_files_that_are_refused(tmp_path: Path, text: str, mode: int, word
 def test_no_wide_address_without_a_token(environ: pytest.MonkeyPatch, host: str) -> None:
     line = refusal({"host": host})
     assert f"cannot listen on {host}" in line
-    assert "secrets.token_urlsafe" in line
+    assert "bot-supervisor token" in line
+    assert settings.read({"host": host, "uds": "socket"}).uds == Path.cwd() / "socket"
     assert settings.read({"host": host, "trusted_network": True}).host == host
     environ.setenv("BOT_SUPERVISOR_ADMIN_TOKEN", "aaa")
     assert settings.read({"host": host}).host == host

@@ -20,6 +20,7 @@ ROOMS = [
     ("supervisor.actor",),
     ("supervisor.engine", "supervisor.store", "supervisor.logs", "supervisor.params", "supervisor.migrations"),
     ("supervisor.credentials", "supervisor.pulse", "supervisor.schedules", "supervisor.secrets", "supervisor.starts"),
+    ("supervisor.tokens",),
     ("supervisor.settings",),
     ("supervisor.restart",),
     ("supervisor.lifecycle",),
