@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import resource
 import socket
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 UNREAD_S = 30.0
+HANDED_OVER = 3
+"""The descriptor of a listening socket that was opened before us."""
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _RETRY_S = 0.2
 _GRACE_S = 0.5
@@ -167,9 +170,17 @@ class Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises SettingsRefused when the address cannot be had."""
+    """A listening socket; that of the supervisor that we have replaced, where it fits.
+
+    Raises SettingsRefused when the address cannot be had.
+    """
+    kept = _handed_over()
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        if kept is not None:
+            if kept.family == family and kept.getsockname()[0] == address[0] and port in (0, kept.getsockname()[1]):
+                return kept
+            kept.close()
         sock = socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]
@@ -179,6 +190,17 @@ def listen(host: str, port: int) -> socket.socket:
     # of 1 ms. By the second the kernel drops a client that reads nothing for so long.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_S * 1000))
+    return sock
+
+
+def _handed_over() -> socket.socket | None:
+    """The socket that we were executed with, if there is one. The convention is that of sd_listen_fds(3)."""
+    told = [os.environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS")]
+    if told != [str(os.getpid()), "1"]:
+        return None
+    sock = socket.socket(fileno=HANDED_OVER)
+    sock.set_inheritable(False)
+    sock.setblocking(False)
     return sock
 
 

@@ -50,8 +50,10 @@ class LocalEngine:
         on_notify: OnNotify,
         *,
         zygote_idle_s: float | None = None,
+        without_supervisor_s: float | None = None,
     ) -> None:
-        """`zygote_idle_s`: how long a zygote without bots is kept; None: for ever."""
+        """`zygote_idle_s`: how long a zygote without bots is kept; `without_supervisor_s`: how long bots are when no
+        supervisor is there; None: for ever."""
         self._data_dir = data_dir
         self._run_dir = data_dir / "run"
         self._lock_dir = data_dir / "run" / "locks"
@@ -62,6 +64,7 @@ class LocalEngine:
         self._kinds = kinds
         self._on_notify = on_notify
         self._zygote_idle_s = zygote_idle_s
+        self._without_supervisor_s = without_supervisor_s
         self._known: dict[str, wire.Hello] = {}
         """What was found in a kind when it was last imported; also while it has no zygote."""
         self._resting: set[str] = set()
@@ -84,33 +87,30 @@ class LocalEngine:
     async def open(self) -> None:
         """Finds the zygotes of an earlier supervisor, with the bots that they have. Raises OSError."""
         kernel.become_subreaper()
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGCHLD, self._on_child)
+        # What our process had before it was this program, be it another supervisor: none of it is a dead bot's rest.
+        self._reaper.spare(self._reaper.children())
         self._notifications = Notifications(self._run_dir, self._receive)
         await asyncio.gather(*(self._find(path) for path in self._run_dir.glob("*.sock") if path.name != "notify.sock"))
         for kind in self._kinds.keys() - self._zygotes.keys():
             self._warm_up(kind)
+        # As late as this, since of a child that ends sooner nobody knows yet which run it was.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._on_child)
 
-    async def close(self) -> None:
+    async def close(self, *, leave: bool = False) -> None:
         """Lets the zygotes leave, and waits until they are gone. Bots are not touched: to be stopped before.
 
-        A zygote whose bot would not die stays with it: it tells the next supervisor how that ended after all.
+        A zygote whose bot would not die stays with it: it tells the next supervisor how that ended after all. With
+        `leave` all of them stay as they are, for the next supervisor.
         """
         self._closing = True
         for making in self._making.values():
             making.cancel()
         connected = [z for z in (*self._zygotes.values(), *self._retired) if not z.lost.is_set()]
-        for zygote in connected:
-            zygote.quit()
-        alive = [zygote for zygote in connected if not zygote.has_bots]
-        try:
-            async with asyncio.timeout(1):
-                await asyncio.gather(*(zygote.lost.wait() for zygote in alive))
-        except TimeoutError:
-            for zygote in alive:
-                # One that imports, or is stuck.
-                zygote.kill()
-                zygote.lose()
+        alive = [] if leave else await self._dismiss(connected)
+        for process in self._by_pid.values():
+            # From here on their ends are the next supervisor's to see.
+            if process.fd is not None:
+                asyncio.get_running_loop().remove_reader(process.fd)
         for task in list(self._watches):
             task.cancel()
         for zygote in connected:
@@ -128,6 +128,21 @@ class LocalEngine:
         # multiprocessing keeps one helper process for all its spawned ones. It ends with us, not some time after.
         with contextlib.suppress(ChildProcessError):
             resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
+
+    async def _dismiss(self, connected: Collection[zygotes.Zygote]) -> list[zygotes.Zygote]:
+        """Lets zygotes leave; those that did, or that were made to."""
+        for zygote in connected:
+            zygote.quit()
+        alive = [zygote for zygote in connected if not zygote.has_bots]
+        try:
+            async with asyncio.timeout(1):
+                await asyncio.gather(*(zygote.lost.wait() for zygote in alive))
+        except TimeoutError:
+            for zygote in alive:
+                # One that imports, or is stuck.
+                zygote.kill()
+                zygote.lose()
+        return alive
 
     # ---- the engine's verbs
 
@@ -155,7 +170,7 @@ class LocalEngine:
         same = {
             kind
             for kind in before.keys() & kinds.keys()
-            if zygotes.fingerprint(kind, before[kind]) == zygotes.fingerprint(kind, kinds[kind])
+            if self._fingerprint(kind, before[kind]) == self._fingerprint(kind, kinds[kind])
         }
         for kind in before.keys() - same:
             self._known.pop(kind, None)
@@ -376,12 +391,13 @@ class LocalEngine:
             env=dict(spec.env),
             cwd=str(spec.cwd) if spec.cwd else None,
             run_dir=str(self._run_dir),
-            socket_name=zygotes.Zygote.socket_name(zygotes.fingerprint(kind, spec)),
+            socket_name=zygotes.Zygote.socket_name(self._fingerprint(kind, spec)),
             log_path=str(self._kind_log_dir / f"{kind}.log"),
             notify_address=self._notifications.address,
             secrets_dir=str(self._data_dir / "secrets"),
             ready_at_start=spec.ready == "start",
             heartbeat_s=spec.heartbeat_s,
+            without_supervisor_s=self._without_supervisor_s,
             described=described,
         )
         zygote = await zygotes.Zygote.make(birth, self._lock_path, self._on_end)
@@ -389,6 +405,9 @@ class LocalEngine:
         # Started by multiprocessing with the first zygote.
         self._reaper.spare({resource_tracker._resource_tracker._pid})  # type: ignore[attr-defined]
         return zygote
+
+    def _fingerprint(self, kind: str, spec: settings.Kind) -> str:
+        return zygotes.fingerprint(kind, spec, self._without_supervisor_s)
 
     async def _connect(self, zygote: zygotes.Zygote) -> None:
         while True:
@@ -411,8 +430,12 @@ class LocalEngine:
         except (ConnectionError, FileNotFoundError, ProcessLookupError):
             path.unlink(missing_ok=True)  # noqa: ASYNC240 (a local file)
             return
+        if zygote.pid in self._reaper.children():
+            # That supervisor was this very process, before it was replaced.
+            zygote.is_child = True
+            self._reaper.expect(zygote.pid, zygote)
         spec = self._kinds.get(kind)
-        current = spec is not None and path.name.startswith(zygotes.fingerprint(kind, spec))
+        current = spec is not None and path.name.startswith(self._fingerprint(kind, spec))
         if current and kind not in self._zygotes:
             self._zygotes[kind] = zygote
         else:
