@@ -33,6 +33,7 @@ HANDED_OVER = 3
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _RETRY_S = 0.2
 _GRACE_S = 0.5
+_ASK_S = 0.05
 
 
 class Protocol(H11Protocol):
@@ -40,7 +41,7 @@ class Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.idle_since = self.loop.time()
+        self.since = self.idle_since = self.loop.time()
 
     def on_response_complete(self) -> None:
         self.idle_since = self.loop.time()
@@ -120,6 +121,10 @@ class Server(uvicorn.Server):
             await self._acceptor
         for sock in sockets or ():
             sock.close()
+        now = asyncio.get_running_loop().time()
+        if any(connection.since > now - _ASK_S for connection in self._idle()):
+            # Who was accepted just now has had no time to ask, and would not know whether he was heard.
+            await asyncio.sleep(_ASK_S)
         # What is idle is closed now, and the rest once it is answered. Who waits for his client, to send the rest
         # of a body or to read a stream, is told then that it is gone: a task that is cancelled leaves a traceback.
         for connection in list(self.server_state.connections):
@@ -141,7 +146,11 @@ class Server(uvicorn.Server):
                 await asyncio.sleep(_RETRY_S)
                 continue
             try:
-                connection, _ = await loop.sock_accept(sock)
+                # Not `loop.sock_accept`, which drops what it has just accepted when it is cancelled.
+                connection, _ = sock.accept()
+            except BlockingIOError:
+                await _readable(sock)
+                continue
             except OSError as error:
                 if error.errno in _EXHAUSTED:
                     if not exhausted:
@@ -153,7 +162,13 @@ class Server(uvicorn.Server):
             exhausted = False
             if self._is_full():
                 self._close_an_idle_one()
-            await loop.connect_accepted_socket(self._protocol, connection)
+            connection.setblocking(False)
+            connecting = asyncio.ensure_future(loop.connect_accepted_socket(self._protocol, connection))
+            try:
+                await asyncio.shield(connecting)
+            except asyncio.CancelledError:
+                await connecting
+                raise
 
     def _protocol(self) -> Protocol:
         return Protocol(config=self.config, server_state=self.server_state, app_state={})
@@ -167,6 +182,15 @@ class Server(uvicorn.Server):
     def _close_an_idle_one(self) -> None:
         if idle := self._idle():
             min(idle, key=lambda connection: connection.idle_since).transport.abort()
+
+
+async def _readable(sock: socket.socket) -> None:
+    loop, readable = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(sock, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(sock)
 
 
 def listen(host: str, port: int) -> socket.socket:

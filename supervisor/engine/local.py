@@ -19,6 +19,7 @@ from botproc import kernel, wire
 from botproc.reaper import Reaper
 from supervisor import errors, logs, params, settings
 from supervisor.engine import cgroups, oom, pidfd, zygotes
+from supervisor.engine.descendants import Descendants
 from supervisor.engine.notifications import Notifications
 from supervisor.engine.process import LocalProcess
 from supervisor.engine.protocol import OnNotify, Order, Process, Takes, Warmth
@@ -276,6 +277,8 @@ class LocalEngine:
         process = LocalProcess(run.bot_id, run.run_id, identity, self._lock_path(run.bot_id), lambda _: None)
         if process.fd is None:
             return None
+        if identity.pid not in self._reaper.children():
+            process.descendants = Descendants()
         self._know(process)
         return process
 
@@ -469,6 +472,8 @@ class LocalEngine:
         if orphans:
             log.warning("the zygote of %s, pid %s, died; its %d bots run on", zygote.kind, zygote.pid, len(orphans))
         for process in orphans:
+            if not zygote.is_child:
+                process.descendants = Descendants()
             self._watch(process, zygote)
         if not zygote.is_child:
             # What its dead bots had left is init's now, and out of our sight.
@@ -580,6 +585,21 @@ class LocalEngine:
         process.ended(exit_)
         self._on_end(process)
 
+    def _finish_alone(self, process: LocalProcess, exit_: Exit) -> None:
+        """Of one that was no child of ours: what it has left did not come to us."""
+        descendants = process.descendants
+        if descendants is None:
+            self._finish(process, exit_)
+            return
+        self._finish(process, dataclasses.replace(exit_, swept=False))
+
+        async def sweep() -> None:
+            process.swept(await descendants.end())
+
+        task = asyncio.create_task(sweep(), name=f"sweep bot-{process.bot_id}")
+        self._watches.add(task)
+        task.add_done_callback(self._watches.discard)
+
     def _watch(self, process: LocalProcess, zygote: zygotes.Zygote | None = None) -> None:
         """Watches a process by its pidfd, which is readable once it has ended."""
         if process.fd is not None:
@@ -611,10 +631,10 @@ class LocalEngine:
         # Not our child: another reaps it, sooner or later. The kernel may still say how it ended.
         status = zombie[1] if zombie is not None else pidfd.exit_status(process.fd)
         if status is None:
-            self._finish(process, zygotes.lost_exit("its zygote was gone, so nobody could see how it ended"))
+            self._finish_alone(process, zygotes.lost_exit("its zygote was gone, so nobody could see how it ended"))
             return
         code = os.waitstatus_to_exitcode(status)
-        self._finish(
+        self._finish_alone(
             process,
             Exit(
                 exit_code=code if code >= 0 else None,
