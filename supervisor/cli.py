@@ -6,14 +6,18 @@ import argparse
 import asyncio
 import functools
 import importlib.metadata
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pydantic_settings
 
 from botproc import kernel
-from supervisor import __version__, errors, settings
+from supervisor import __version__, errors, settings, upgrade
+
+COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {"restart": upgrade.restart}
+"""What a first argument without dashes asks for. Each takes the arguments after it and returns the exit code."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,14 +28,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         _refuse_namesake()
-        flags = _flags(sys.argv[1:] if argv is None else argv)
+        arguments = sys.argv[1:] if argv is None else argv
+        if arguments and (command := COMMANDS.get(arguments[0])) is not None:
+            return command(arguments[1:])
+        # As it is now: the tokens are taken out of it.
+        environment = dict(os.environ)
+        flags = _flags(arguments)
         chosen = settings.read(flags)
         from supervisor.api import app
 
         # Before there are threads, which would keep a mask of their own, and descriptors.
         kernel.reset_signals()
         kernel.open_standard_streams()
-        return asyncio.run(app.serve(chosen, functools.partial(settings.read, flags, chosen)))
+        listener = asyncio.run(app.serve(chosen, functools.partial(settings.read, flags, chosen)))
+        if listener is not None:
+            upgrade.replace(listener, environment)
+        return 0
     except errors.Refused as refused:
         print(f"bot-supervisor: {refused.detail}", file=sys.stderr)
         return refused.exit_code
@@ -62,7 +74,8 @@ def _flags(argv: Sequence[str]) -> dict[str, Any]:
         prog="bot-supervisor",
         description="Runs fleets of Python bots, one process each, and keeps account of every run.",
         epilog=f"Each flag can also be set as {settings.PREFIX}<NAME> or in the TOML file. "
-        f"Tokens: {settings.PREFIX}ADMIN_TOKEN and _READ_TOKEN, or --token-file.",
+        f"Tokens: {settings.PREFIX}ADMIN_TOKEN and _READ_TOKEN, or --token-file. "
+        f"Commands: {', '.join(COMMANDS)}; bot-supervisor COMMAND --help says more.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"bot-supervisor {__version__}")

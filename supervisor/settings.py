@@ -258,6 +258,13 @@ class Flags(pydantic_settings.BaseSettings):
     zygote_idle_s: float | None = Field(
         default=None, gt=0, allow_inf_nan=False, description="retire the zygote of a kind without bots after so long"
     )
+    without_supervisor_s: float | None = Field(
+        default=None,
+        ge=1,
+        le=30 * 86_400,
+        allow_inf_nan=False,
+        description="end the bots when no supervisor has come for so long",
+    )
     max_connections: int = Field(default=512, ge=4, le=100_000, description="open connections, idle ones included")
     allowed_hosts: Annotated[list[str], pydantic_settings.NoDecode, pydantic.BeforeValidator(_split)] = Field(
         default=[], description="further names by which clients may call this server, with commas"

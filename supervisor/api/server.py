@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import resource
 import socket
 from collections.abc import Iterator
@@ -27,9 +28,12 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 UNREAD_S = 30.0
+HANDED_OVER = 3
+"""The descriptor of a listening socket that was opened before us."""
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _RETRY_S = 0.2
 _GRACE_S = 0.5
+_ASK_S = 0.05
 
 
 class Protocol(H11Protocol):
@@ -37,7 +41,7 @@ class Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.idle_since = self.loop.time()
+        self.since = self.idle_since = self.loop.time()
 
     def on_response_complete(self) -> None:
         self.idle_since = self.loop.time()
@@ -117,6 +121,10 @@ class Server(uvicorn.Server):
             await self._acceptor
         for sock in sockets or ():
             sock.close()
+        now = asyncio.get_running_loop().time()
+        if any(connection.since > now - _ASK_S for connection in self._idle()):
+            # Who was accepted just now has had no time to ask, and would not know whether he was heard.
+            await asyncio.sleep(_ASK_S)
         # What is idle is closed now, and the rest once it is answered. Who waits for his client, to send the rest
         # of a body or to read a stream, is told then that it is gone: a task that is cancelled leaves a traceback.
         for connection in list(self.server_state.connections):
@@ -138,7 +146,11 @@ class Server(uvicorn.Server):
                 await asyncio.sleep(_RETRY_S)
                 continue
             try:
-                connection, _ = await loop.sock_accept(sock)
+                # Not `loop.sock_accept`, which drops what it has just accepted when it is cancelled.
+                connection, _ = sock.accept()
+            except BlockingIOError:
+                await _readable(sock)
+                continue
             except OSError as error:
                 if error.errno in _EXHAUSTED:
                     if not exhausted:
@@ -150,7 +162,13 @@ class Server(uvicorn.Server):
             exhausted = False
             if self._is_full():
                 self._close_an_idle_one()
-            await loop.connect_accepted_socket(self._protocol, connection)
+            connection.setblocking(False)
+            connecting = asyncio.ensure_future(loop.connect_accepted_socket(self._protocol, connection))
+            try:
+                await asyncio.shield(connecting)
+            except asyncio.CancelledError:
+                await connecting
+                raise
 
     def _protocol(self) -> Protocol:
         return Protocol(config=self.config, server_state=self.server_state, app_state={})
@@ -166,10 +184,27 @@ class Server(uvicorn.Server):
             min(idle, key=lambda connection: connection.idle_since).transport.abort()
 
 
+async def _readable(sock: socket.socket) -> None:
+    loop, readable = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(sock, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(sock)
+
+
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises SettingsRefused when the address cannot be had."""
+    """A listening socket; that of the supervisor that we have replaced, where it fits.
+
+    Raises SettingsRefused when the address cannot be had.
+    """
+    kept = _handed_over()
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        if kept is not None:
+            if kept.family == family and kept.getsockname()[0] == address[0] and port in (0, kept.getsockname()[1]):
+                return kept
+            kept.close()
         sock = socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]
@@ -179,6 +214,17 @@ def listen(host: str, port: int) -> socket.socket:
     # of 1 ms. By the second the kernel drops a client that reads nothing for so long.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_S * 1000))
+    return sock
+
+
+def _handed_over() -> socket.socket | None:
+    """The socket that we were executed with, if there is one. The convention is that of sd_listen_fds(3)."""
+    told = [os.environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS")]
+    if told != [str(os.getpid()), "1"]:
+        return None
+    sock = socket.socket(fileno=HANDED_OVER)
+    sock.set_inheritable(False)
+    sock.setblocking(False)
     return sock
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import logging
@@ -49,15 +48,15 @@ def test_without_descriptors(
     serve: Callable[..., Api], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     failures = iter([errno.EMFILE] * 3)
-    accept = asyncio.SelectorEventLoop.sock_accept
+    accept = socket.socket.accept
 
-    async def failing(loop: asyncio.SelectorEventLoop, sock: socket.socket) -> tuple[socket.socket, object]:
+    def failing(sock: socket.socket) -> tuple[socket.socket, object]:
         number = next(failures, None)
         if number is not None:
             raise OSError(number, "Too many open files")
-        return await accept(loop, sock)
+        return accept(sock)
 
-    monkeypatch.setattr(asyncio.SelectorEventLoop, "sock_accept", failing)
+    monkeypatch.setattr(socket.socket, "accept", failing)
     with caplog.at_level(logging.ERROR):
         assert serve().client.get("/livez").status_code == 200
     assert [record.getMessage() for record in caplog.records] == ["cannot accept connections: Too many open files"]
