@@ -18,6 +18,7 @@ ROOMS = [
     ("supervisor.many",),
     ("supervisor.fleet",),
     ("supervisor.actor",),
+    ("supervisor.retention",),
     ("supervisor.engine", "supervisor.store", "supervisor.logs", "supervisor.params", "supervisor.migrations"),
     ("supervisor.credentials", "supervisor.pulse", "supervisor.schedules", "supervisor.secrets", "supervisor.starts"),
     ("supervisor.settings",),
