@@ -238,6 +238,10 @@ class Flags(pydantic_settings.BaseSettings):
         default="info", description="how much the program says"
     )
     log_limit_bytes: int = Field(default=10 * 2**20, ge=4096, description="the most that is kept of a bot's output")
+    keep_runs_days: float | None = Field(
+        default=None, gt=0, le=36_500, allow_inf_nan=False, description="delete runs that ended so long ago"
+    )
+    keep_runs: int | None = Field(default=None, ge=1, description="the most runs that are kept of each bot")
     grace_s: float = Field(
         default=10.0, ge=0, le=86_400, allow_inf_nan=False, description="seconds between SIGTERM and SIGKILL"
     )

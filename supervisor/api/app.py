@@ -19,6 +19,7 @@ from supervisor import errors, logs
 from supervisor.api import access, datadir, document, headers, limits, problems, routes, server
 from supervisor.engine.local import LocalEngine
 from supervisor.fleet import Fleet
+from supervisor.retention import Retention
 from supervisor.secrets import Secrets
 from supervisor.settings import Settings
 from supervisor.starts import Rate
@@ -92,6 +93,7 @@ async def open_fleet(
         without_supervisor_s=settings.without_supervisor_s,
     )
     follower = logs.Follower(engine.log_dir, out, limit_bytes=settings.log_limit_bytes)
+    forget_log = functools.partial(follower.forget, delete=True)
     fleet = Fleet(
         engine=engine,
         ledger=ledger,
@@ -99,15 +101,27 @@ async def open_fleet(
         log_dir=engine.log_dir,
         bots_dir=data / "bots",
         kinds=settings.kinds,
-        forget_log=functools.partial(follower.forget, delete=True),
+        forget_log=forget_log,
         read_kinds=lambda: reread().kinds,
         secrets=Secrets(data / "secrets"),
         rate=Rate(at_once=settings.starts_at_once, per_s=settings.starts_per_s),
     )
+    retention = Retention(
+        ledger=ledger,
+        log_dir=engine.log_dir,
+        bots_dir=data / "bots",
+        forget_log=forget_log,
+        keep_runs_days=settings.keep_runs_days,
+        keep_runs=settings.keep_runs,
+    )
     try:
         await engine.open()
         await fleet.boot()
-        yield fleet
+        pruning = asyncio.create_task(retention.run(), name="retention")
+        try:
+            yield fleet
+        finally:
+            pruning.cancel()
     finally:
         await engine.close(leave=leave())
         fleet.close()

@@ -19,6 +19,7 @@ ROOMS = [
     ("supervisor.rollout",),
     ("supervisor.fleet",),
     ("supervisor.actor",),
+    ("supervisor.retention",),
     ("supervisor.engine", "supervisor.store", "supervisor.logs", "supervisor.params", "supervisor.migrations"),
     ("supervisor.credentials", "supervisor.pulse", "supervisor.schedules", "supervisor.secrets", "supervisor.starts"),
     ("supervisor.settings",),
