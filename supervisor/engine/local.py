@@ -69,6 +69,8 @@ class LocalEngine:
         self._known: dict[str, wire.Hello] = {}
         """What was found in a kind when it was last imported; also while it has no zygote."""
         self._resting: set[str] = set()
+        self._changed: set[str] = set()
+        """Kinds of which the settings say something new, that has not been imported yet."""
         self._zygotes: dict[str, zygotes.Zygote] = {}
         self._retired: list[zygotes.Zygote] = []
         self._making: dict[str, asyncio.Task[zygotes.Zygote]] = {}
@@ -184,7 +186,8 @@ class LocalEngine:
                 making.cancel()
             if kind in self._zygotes:
                 self._retire(self._zygotes[kind])
-        for kind in kinds.keys() - same:
+        self._changed = set(kinds.keys() - same)
+        for kind in self._changed:
             self._warm_up(kind)
 
     async def reload(self, kind: str) -> None:
@@ -221,6 +224,7 @@ class LocalEngine:
                 raise errors.SpawnFailed(_import_failed(kind, hello.error), permanent=True)
             if not _has_threads(hello):
                 self._known[kind] = hello
+                self._changed.discard(kind)
                 self._rest_when_idle(zygote)
                 return hello
 
@@ -238,10 +242,12 @@ class LocalEngine:
         asyncio.get_running_loop().call_later(self._zygote_idle_s, rest, zygote.forks)
 
     async def spawn(self, order: Order) -> LocalProcess:
-        if order.kind not in self._zygotes:
+        if order.kind in self._changed:
             # It was warm a moment ago, and the settings were read again since.
             await self._hello(order.kind)
-        zygote = self._zygotes[order.kind]
+        zygote = self._zygotes.get(order.kind)
+        if zygote is None:
+            raise errors.SpawnFailed(f"the zygote of {order.kind} has ended")
         lock_path = self._lock_path(order.bot_id)
         self._oom.look()
         spawn = wire.Spawn(
