@@ -80,7 +80,8 @@ def get(db: SqliteDatabase, bot_id: int) -> model.Bot | None:
 
 
 def params_with_secrets(db: SqliteDatabase) -> list[model.Params]:
-    found = db.execute(Bot.select(Bot.params).where(_REMEMBERED & Bot.params.contains("secret:")))
+    # Not Peewee's `contains`: it writes what is looked for as JSON, in quotes, and so finds nothing.
+    found = db.execute(Bot.select(Bot.params).where(_REMEMBERED & SQL("instr(params, 'secret:')")))
     return [json.loads(params) for (params,) in found]
 
 

@@ -111,6 +111,16 @@ async def test_any_text_survives(ledger: Ledger) -> None:
     assert await ledger.bots(model.BotQuery(kind=odd, name=odd, labels={odd: odd})) == []
 
 
+async def test_the_parameters_with_secrets(ledger: Ledger) -> None:
+    """Those that are not found lose their secrets at the next start."""
+    secret = {"pairs": ["BTC"], "token": f"secret:{'0' * 32}"}
+    for params in (secret, {"token": "env:TOKEN"}, {}):
+        await ledger.create_bot(bot_like(params=params))
+    forgotten, _ = await ledger.create_bot(bot_like(params={"token": f"secret:{'1' * 32}"}))
+    await ledger.forget_bot(forgotten.bot_id)
+    assert await ledger.params_with_secrets() == [secret]
+
+
 async def test_a_bot_and_its_first_run_are_one_write(ledger: Ledger) -> None:
     bot, run_id = await bot_and_run(ledger, started_at=123)
     run = await the_run(ledger, run_id)
