@@ -8,7 +8,7 @@ import functools
 import importlib.metadata
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pydantic_settings
@@ -16,7 +16,7 @@ import pydantic_settings
 from botproc import kernel
 from supervisor import __version__, errors, settings, upgrade
 
-COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {"restart": upgrade.restart}
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"restart": upgrade.restart}
 """What a first argument without dashes asks for. Each takes the arguments after it and returns the exit code."""
 
 
