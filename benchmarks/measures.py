@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import os
 import signal
 import sqlite3
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -361,9 +363,62 @@ def _held(pid: int) -> tuple[int, float]:
     return process.num_fds(), process.memory_full_info().uss / 1e6
 
 
+def restart(effort: Effort) -> list[Row]:
+    """`bot-supervisor restart` among a fleet: how long a call may wait for its answer. And a start after a kill -9, to
+    where it listens, with the fleet to adopt; the floor is one with no bots."""
+    away_s: list[float] = []
+    adopted_s: list[float] = []
+    empty_s: list[float] = []
+    with program.running() as ours:
+        for _ in range(effort.rounds):
+            ours.kill()
+            empty_s.append(ours.come_back())
+        _, bot_ids = ours.start_many(effort.fleet)
+        pids = [ours.bot(bot_id)["pid"] for bot_id in bot_ids]
+        for _ in range(effort.rounds):
+            over = threading.Event()
+            with concurrent.futures.ThreadPoolExecutor() as threads:
+                waited = threads.submit(_longest_wait_s, ours, over)
+                ours.replace()
+                over.set()
+                away_s.append(waited.result())
+        for _ in range(effort.rounds):
+            ours.kill()
+            adopted_s.append(ours.come_back())
+        assert [ours.bot(bot_id)["pid"] for bot_id in bot_ids] == pids
+    return [
+        Row(
+            measure="restart",
+            what=f"start that adopts {effort.fleet} bots, beside one without, p50",
+            unit="ms",
+            ours=statistics.median(adopted_s) * 1000,
+            floor=statistics.median(empty_s) * 1000,
+            ratios=tuple(a / b for a, b in zip(adopted_s, empty_s, strict=True)),
+        ),
+        Row(
+            measure="restart",
+            what=f"longest wait for an answer in a restart with {effort.fleet} bots, p50",
+            unit="ms",
+            ours=statistics.median(away_s) * 1000,
+        ),
+        Row(measure="restart", what="the same, longest", unit="ms", ours=max(away_s) * 1000),
+    ]
+
+
+def _longest_wait_s(ours: Ours, over: threading.Event) -> float:
+    """Calls one after another, each on a connection of its own: none is refused."""
+    longest_s = 0.0
+    while not over.is_set():
+        begin = time.monotonic()
+        ours.ask("/livez")
+        longest_s = max(longest_s, time.monotonic() - begin)
+        time.sleep(0.002)  # The cores are the supervisor's.
+    return longest_s
+
+
 MEASURES: dict[str, Measure] = {
     measure.__name__: measure
-    for measure in (start, crowd, burst, uss, listing, idle, growth, stop, end, web_stack, cycles)
+    for measure in (start, crowd, burst, uss, listing, idle, growth, stop, end, restart, web_stack, cycles)
 }
 
 

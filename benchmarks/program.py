@@ -76,6 +76,26 @@ class Ours:
         bot: dict[str, Any] = self.connection.call("GET", f"/bots/{bot_id}")
         return bot
 
+    def ask(self, path: str) -> None:
+        """GET on a connection of its own. Raises OSError when that is refused."""
+        url = self._program.client.base_url
+        with contextlib.closing(Connection(url.host, url.port or 80)) as connection:
+            connection.call("GET", path)
+
+    def replace(self) -> None:
+        """`bot-supervisor restart`: returns when the new one serves."""
+        self._program.replace().check_returncode()
+
+    def kill(self) -> None:
+        """kill -9 of the supervisor."""
+        self._program.kill()
+
+    def come_back(self) -> float:
+        """Starts it again; how long until it listens, in seconds."""
+        begin = time.monotonic()
+        self._program.start()
+        return time.monotonic() - begin
+
     @property
     def pid(self) -> int:
         return self._program.pid

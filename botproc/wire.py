@@ -52,6 +52,8 @@ class Birth:
     secrets_dir: str
     ready_at_start: bool
     heartbeat_s: float | None
+    without_supervisor_s: float | None = None
+    """A zygote that has had no supervisor for so long ends its bots; None: it never does."""
     described: Hello | None = None
     """What a zygote of this kind had found before, whose imports start threads: this one imports nothing, and each bot
     is a fresh interpreter."""
@@ -112,7 +114,8 @@ class Ended:
 
     Sent at once, and again with `swept` when nothing that it had started is left. Kept by the zygote until
     acknowledged. `cpu_seconds` and `max_rss_bytes` include the descendants that the bot had waited for. `bot_id` is 0
-    from an older zygote.
+    from an older zygote. `asked` is the cause where the zygote itself has ended the bot, as it had no supervisor for
+    too long: "stopped", or "stop-timeout" if that took SIGKILL after the grace.
     """
 
     run_id: int
@@ -124,6 +127,7 @@ class Ended:
     descendants_killed: int
     swept: bool
     bot_id: int = 0
+    asked: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import functools
 import gc
 import inspect
@@ -51,12 +52,22 @@ def main(birth: wire.Birth) -> None:
     os._exit(0)
 
 
+@dataclasses.dataclass(slots=True)
+class _Stop:
+    """Of a bot that was sent SIGTERM, as no supervisor had come for too long."""
+
+    kill_at: float
+    killed: bool = False
+
+
 class _Zygote:
     def __init__(self, birth: wire.Birth) -> None:
         self._birth = birth
         self._reaper: reaper.Reaper[int] = reaper.Reaper()
         self._alive: dict[int, wire.Alive] = {}
         self._ended: dict[int, wire.Ended] = {}
+        self._graces_s: dict[int, float] = {}
+        self._stops: dict[int, _Stop] = {}
         self._quitting = False
         self._lonely_since = time.monotonic()
         self._connection: socket.socket | None = None
@@ -135,7 +146,7 @@ class _Zygote:
             if self._connection is not None:
                 events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0)
                 selector.modify(self._connection, events)
-            ready = selector.select(_LONELY_S if self._connection is None else None)
+            ready = selector.select(self._until_due_s())
             for key, events in ready:
                 if key.fileobj is self._wakeup:
                     with contextlib.suppress(BlockingIOError):
@@ -158,6 +169,36 @@ class _Zygote:
             return True
         lonely = self._connection is None and time.monotonic() - self._lonely_since >= _LONELY_S
         return self._quitting or lonely
+
+    # ---- without a supervisor
+
+    def _until_due_s(self) -> float | None:
+        """Ends bots when it is time to, and says how long nothing else is due but what the selector tells."""
+        now = time.monotonic()
+        due = []
+        limit_s = self._birth.without_supervisor_s
+        if self._connection is None and not self._alive:
+            due.append(now + _LONELY_S)
+        elif self._connection is None and limit_s is not None and self._alive.keys() - self._stops.keys():
+            due.append(self._lonely_since + limit_s)
+            if now >= due[-1]:
+                for run_id in self._alive.keys() - self._stops.keys():
+                    self._stops[run_id] = _Stop(now + self._graces_s[run_id])
+                    # A stopped process takes its SIGTERM only when it wakes.
+                    self._signal(run_id, signal.SIGTERM)
+                    self._signal(run_id, signal.SIGCONT)
+        # Once begun a stop goes on to its end, be there a supervisor again or not.
+        for run_id, stop in self._stops.items():
+            if not stop.killed and now >= stop.kill_at:
+                stop.killed = True
+                self._signal(run_id, signal.SIGKILL)
+        due += [stop.kill_at for stop in self._stops.values() if not stop.killed]
+        return max(0.0, min(due) - now) if due else None
+
+    def _signal(self, run_id: int, signum: int) -> None:
+        # Ours, and not reaped yet. One that has become another user's may be out of our reach.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(self._alive[run_id].pid, signum)
 
     # ---- the supervisor
 
@@ -262,6 +303,7 @@ class _Zygote:
             return
         self._reaper.expect(pid, spawn.run_id)
         self._alive[spawn.run_id] = alive
+        self._graces_s[spawn.run_id] = spawn.grace_s
         self._send(alive)
 
     def _let_go(self) -> None:
@@ -280,6 +322,11 @@ class _Zygote:
         deaths = self._reaper.reap()
         swept = dict(self._reaper.sweep(death.key for death in deaths))
         for death in deaths:
+            stop = self._stops.pop(death.key, None)
+            del self._graces_s[death.key]
+            asked = "" if stop is None else "stopped"
+            if stop is not None and stop.killed and death.signal == signal.SIGKILL:
+                asked = "stop-timeout"
             ended = wire.Ended(
                 run_id=death.key,
                 bot_id=self._alive.pop(death.key).bot_id,
@@ -290,6 +337,7 @@ class _Zygote:
                 max_rss_bytes=death.max_rss_bytes,
                 descendants_killed=swept.get(death.key, 0),
                 swept=death.key in swept,
+                asked=asked,
             )
             self._ended[death.key] = ended
             self._send(ended)

@@ -815,13 +815,13 @@ class Actor:
             recent=tuple(self._restarts),
             permanent=permanent,
         )
+        again = verdict.event is Event.GONE_AGAIN
         if (
             not permanent
-            and verdict.event in (Event.GONE_DONE, Event.GONE_FAILED)
+            and (verdict.event in (Event.GONE_DONE, Event.GONE_FAILED) or (exit_.asked and again))
             and self._next_by_schedule(began, exit_, verdict.reason)
         ):
             return
-        again = verdict.event is Event.GONE_AGAIN
         self._step(
             verdict.event,
             verdict.reason,

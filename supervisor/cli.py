@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import functools
 import importlib.metadata
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,9 +14,10 @@ from typing import Any
 import pydantic_settings
 
 from botproc import kernel
-from supervisor import __version__, errors, settings, tokens
+from supervisor import __version__, errors, settings, tokens, upgrade
 
 COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
+    "restart": upgrade.restart,
     "token": tokens.main,
 }
 """What the first argument may choose: called with the arguments behind it, returns an exit code or raises Refused."""
@@ -32,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = sys.argv[1:] if argv is None else argv
         if arguments and (command := COMMANDS.get(arguments[0])):
             return command(arguments[1:])
+        # As it is now: the tokens are taken out of it.
+        environment = dict(os.environ)
         flags = _flags(arguments)
         chosen = settings.read(flags)
         from supervisor.api import app
@@ -39,7 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Before there are threads, which would keep a mask of their own, and descriptors.
         kernel.reset_signals()
         kernel.open_standard_streams()
-        return asyncio.run(app.serve(chosen, functools.partial(settings.read, flags, chosen)))
+        sock = asyncio.run(app.serve(chosen, functools.partial(settings.read, flags, chosen)))
+        if sock is not None:
+            upgrade.replace(sock, environment)
+        return 0
     except errors.Refused as refused:
         print(f"bot-supervisor: {refused.detail}", file=sys.stderr)
         return refused.exit_code

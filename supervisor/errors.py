@@ -4,7 +4,8 @@
     ├── Refused                 the program cannot start: one line, an exit code
     │   ├── SettingsRefused
     │   ├── DataDirectoryBusy
-    │   └── LedgerRefused
+    │   ├── LedgerRefused
+    │   └── NotReplaced
     └── Problem                 a call cannot be done: RFC 9457, an HTTP status
         ├── UnknownBot, UnknownRun, UnknownKind
         ├── NameTaken, NoProcess, BadParams
@@ -60,6 +61,10 @@ class LedgerRefused(Refused):
     """The ledger cannot be used."""
 
     exit_code = 4
+
+
+class NotReplaced(Refused):
+    """The supervisor was not replaced by a new one."""
 
 
 class Problem(SupervisorError):

@@ -190,6 +190,8 @@ class Exit:
     oom: bool = False
     """It had more memory than it was allowed, or than there was."""
     raised: Raised | None = None
+    asked: Cause | None = None
+    """It was ended on purpose, though not by the supervisor: there was none for too long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

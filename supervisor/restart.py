@@ -27,6 +27,8 @@ def cause_of(exit_: Exit, asked: Cause | None, killed: bool) -> Cause:
     """
     if exit_.exit_code is None and exit_.signal is None:
         return Cause.LOST
+    if exit_.asked is not None:
+        return exit_.asked
     if asked in (Cause.STOPPED, Cause.RESTARTED) and killed and exit_.signal == signal.SIGKILL:
         return Cause.STOP_TIMEOUT
     if asked is not None:

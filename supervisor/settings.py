@@ -240,6 +240,10 @@ class Flags(pydantic_settings.BaseSettings):
         default="info", description="how much the program says"
     )
     log_limit_bytes: int = Field(default=10 * 2**20, ge=4096, description="the most that is kept of a bot's output")
+    keep_runs_days: float | None = Field(
+        default=None, gt=0, le=36_500, allow_inf_nan=False, description="delete runs that ended so long ago"
+    )
+    keep_runs: int | None = Field(default=None, ge=1, description="the most runs that are kept of each bot")
     grace_s: float = Field(
         default=10.0, ge=0, le=86_400, allow_inf_nan=False, description="seconds between SIGTERM and SIGKILL"
     )
@@ -259,6 +263,13 @@ class Flags(pydantic_settings.BaseSettings):
     )
     zygote_idle_s: float | None = Field(
         default=None, gt=0, allow_inf_nan=False, description="retire the zygote of a kind without bots after so long"
+    )
+    without_supervisor_s: float | None = Field(
+        default=None,
+        ge=1,
+        le=30 * 86_400,
+        allow_inf_nan=False,
+        description="end the bots when no supervisor has come for so long",
     )
     max_connections: int = Field(default=512, ge=4, le=100_000, description="open connections, idle ones included")
     allowed_hosts: Annotated[list[str], pydantic_settings.NoDecode, pydantic.BeforeValidator(_split)] = Field(

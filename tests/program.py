@@ -126,6 +126,11 @@ class Program:
         self.process.send_signal(signum)
         return self.process.wait(limit_s)
 
+    def replace(self) -> subprocess.CompletedProcess[str]:
+        """`bot-supervisor restart`, as a user calls it."""
+        command = [sys.executable, "-m", "supervisor", "restart", "--data-dir", str(self.data_dir)]
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=80)
+
     def close(self) -> None:
         """Ends everything that is left, however the test went."""
         if self.process is not None and self.process.poll() is None:

@@ -8,6 +8,7 @@ import functools
 import gc
 import logging
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 
 from fastapi import FastAPI
@@ -15,9 +16,22 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from supervisor import errors, logs
-from supervisor.api import access, audit, datadir, document, headers, limits, problems, routes, server, threads
+from supervisor.api import (
+    access,
+    audit,
+    datadir,
+    document,
+    headers,
+    limits,
+    listener,
+    problems,
+    routes,
+    server,
+    threads,
+)
 from supervisor.engine.local import LocalEngine
 from supervisor.fleet import Fleet
+from supervisor.retention import Retention
 from supervisor.secrets import Secrets
 from supervisor.settings import Settings
 from supervisor.starts import Rate
@@ -77,14 +91,24 @@ def console(settings: Settings) -> Iterator[logs.Console]:
 
 
 @contextlib.asynccontextmanager
-async def open_fleet(settings: Settings, out: logs.Console, reread: Callable[[], Settings]) -> AsyncIterator[Fleet]:
-    """The fleet of these settings, booted, with its ledger and its engine. Raises Refused."""
+async def open_fleet(
+    settings: Settings, out: logs.Console, reread: Callable[[], Settings], leave: Callable[[], bool]
+) -> AsyncIterator[Fleet]:
+    """The fleet of these settings, booted, with its ledger and its engine. Raises Refused.
+
+    `leave` is asked at the end: whether bots and zygotes are left as they are, for a supervisor that comes at once.
+    """
     data = settings.data_dir
     ledger = await Ledger.open(data / "ledger.sqlite3")
     engine = LocalEngine(
-        data, settings.kinds, lambda *told: fleet.notified(*told), zygote_idle_s=settings.zygote_idle_s
+        data,
+        settings.kinds,
+        lambda *told: fleet.notified(*told),
+        zygote_idle_s=settings.zygote_idle_s,
+        without_supervisor_s=settings.without_supervisor_s,
     )
     follower = logs.Follower(engine.log_dir, out, limit_bytes=settings.log_limit_bytes)
+    forget_log = functools.partial(follower.forget, delete=True)
     fleet = Fleet(
         engine=engine,
         ledger=ledger,
@@ -92,17 +116,29 @@ async def open_fleet(settings: Settings, out: logs.Console, reread: Callable[[],
         log_dir=engine.log_dir,
         bots_dir=data / "bots",
         kinds=settings.kinds,
-        forget_log=functools.partial(follower.forget, delete=True),
+        forget_log=forget_log,
         read_kinds=lambda: reread().kinds,
         secrets=Secrets(data / "secrets"),
         rate=Rate(at_once=settings.starts_at_once, per_s=settings.starts_per_s),
     )
+    retention = Retention(
+        ledger=ledger,
+        log_dir=engine.log_dir,
+        bots_dir=data / "bots",
+        forget_log=forget_log,
+        keep_runs_days=settings.keep_runs_days,
+        keep_runs=settings.keep_runs,
+    )
     try:
         await engine.open()
         await fleet.boot()
-        yield fleet
+        pruning = asyncio.create_task(retention.run(), name="retention")
+        try:
+            yield fleet
+        finally:
+            pruning.cancel()
     finally:
-        await engine.close()
+        await engine.close(leave=leave())
         fleet.close()
         await asyncio.to_thread(follower.drain, DRAIN_S)
         follower.close()
@@ -118,27 +154,32 @@ async def reload(fleet: Fleet) -> None:
         log.warning("the kinds are as they were: %s", problem.detail)
 
 
-async def serve(settings: Settings, reread: Callable[[], Settings]) -> int:
-    """Run until SIGTERM or SIGINT: then stop all bots, answering reads meanwhile, and return the exit code.
+async def serve(settings: Settings, reread: Callable[[], Settings]) -> socket.socket | None:
+    """Run until SIGTERM or SIGINT: then stop all bots, answering reads meanwhile, and return None.
 
-    At SIGHUP the kinds are those of the settings that `reread` gives, which raises SettingsRefused.
+    Or until SIGUSR2: then leave the bots as they are, and return the listening socket for the supervisor that is to
+    take over. At SIGHUP the kinds are those of the settings that `reread` gives, which raises SettingsRefused.
+
     Raises Refused when the program cannot start.
     """
     loop = asyncio.get_running_loop()
     loop.set_default_executor(threads.pool())
-    stop = asyncio.Event()
+    stop, replaced = asyncio.Event(), asyncio.Event()
     max_connections = min(settings.max_connections, server.raise_descriptor_limit() // 4)
     with (
-        datadir.held(settings.data_dir),
-        server.listen_locally(settings.uds) if settings.uds else server.listen(settings.host, settings.port) as sock,
+        datadir.held(settings.data_dir) as serves,
+        listener.listen_locally(settings.uds)
+        if settings.uds
+        else listener.listen(settings.host, settings.port) as sock,
         console(settings) as out,
     ):
         # A second signal changes nothing: stopping takes the time that it takes, and that is bounded.
         loop.add_signal_handler(signal.SIGTERM, stop.set)
         loop.add_signal_handler(signal.SIGINT, stop.set)
         # Until the fleet is there it is only not to kill us.
+        loop.add_signal_handler(signal.SIGUSR2, replaced.set)
         loop.add_signal_handler(signal.SIGHUP, log.info, "got SIGHUP before there is something to reload")
-        async with open_fleet(settings, out, reread) as fleet:
+        async with open_fleet(settings, out, reread, lambda: replaced.is_set() and not stop.is_set()) as fleet:
             reloads: set[asyncio.Task[None]] = set()
 
             def hang_up() -> None:
@@ -153,10 +194,22 @@ async def serve(settings: Settings, reread: Callable[[], Settings]) -> int:
             gc.freeze()
             http = server.Server(create_app(fleet, settings), max_connections=max_connections)
             serving = asyncio.create_task(http.serve(sockets=[sock]))
-            stopping = asyncio.create_task(stop.wait())
-            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            serves()
+            waiting = {asyncio.create_task(event.wait()) for event in (stop, replaced)}
+            await asyncio.wait({serving, *waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if replaced.is_set() and not stop.is_set():
+                log.info("making way for a new supervisor; all bots run on")
+                handed = sock.dup()
+                http.stop()
+                await serving
+                if not stop.is_set():
+                    for signum in (signal.SIGTERM, signal.SIGINT):
+                        # It would come too late to stop bots: better to die of it than to lose it.
+                        loop.remove_signal_handler(signum)
+                    return handed
+                handed.close()
             log.info("stopping all bots")
             await fleet.shutdown(settings.shutdown_s)
             http.stop()
             await serving
-    return 0
+    return None

@@ -11,27 +11,23 @@ import asyncio
 import contextlib
 import errno
 import logging
-import os
 import resource
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from supervisor import errors
-from supervisor.api import problems
+from supervisor.api import listener, problems
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 1024
-UNREAD_S = 30.0
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _RETRY_S = 0.2
 _GRACE_S = 0.5
+_ASK_S = 0.05
 
 
 class Protocol(H11Protocol):
@@ -39,7 +35,7 @@ class Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.idle_since = self.loop.time()
+        self.since = self.idle_since = self.loop.time()
 
     def on_response_complete(self) -> None:
         self.idle_since = self.loop.time()
@@ -97,7 +93,7 @@ class Server(uvicorn.Server):
         self.servers = []
         self._acceptor = asyncio.create_task(self._accept(sock))
         self.started = True
-        log.info("listening on %s", _url(sock))
+        log.info("listening on %s", listener.url(sock))
 
     def stop(self) -> None:
         """Ends `serve`, which takes about a second where clients are connected."""
@@ -118,6 +114,10 @@ class Server(uvicorn.Server):
             await self._acceptor
         for sock in sockets or ():
             sock.close()
+        now = asyncio.get_running_loop().time()
+        if any(connection.since > now - _ASK_S for connection in self._idle()):
+            # Who was accepted just now has had no time to ask, and would not know whether he was heard.
+            await asyncio.sleep(_ASK_S)
         # What is idle is closed now, and the rest once it is answered. Who waits for his client, to send the rest
         # of a body or to read a stream, is told then that it is gone: a task that is cancelled leaves a traceback.
         for connection in list(self.server_state.connections):
@@ -139,7 +139,11 @@ class Server(uvicorn.Server):
                 await asyncio.sleep(_RETRY_S)
                 continue
             try:
-                connection, _ = await loop.sock_accept(sock)
+                # Not `loop.sock_accept`, which drops what it has just accepted when it is cancelled.
+                connection, _ = sock.accept()
+            except BlockingIOError:
+                await _readable(sock)
+                continue
             except OSError as error:
                 if error.errno in _EXHAUSTED:
                     if not exhausted:
@@ -151,7 +155,13 @@ class Server(uvicorn.Server):
             exhausted = False
             if self._is_full():
                 self._close_an_idle_one()
-            await loop.connect_accepted_socket(self._protocol, connection)
+            connection.setblocking(False)
+            connecting = asyncio.ensure_future(loop.connect_accepted_socket(self._protocol, connection))
+            try:
+                await asyncio.shield(connecting)
+            except asyncio.CancelledError:
+                await connecting
+                raise
 
     def _protocol(self) -> Protocol:
         return Protocol(config=self.config, server_state=self.server_state, app_state={})
@@ -167,64 +177,13 @@ class Server(uvicorn.Server):
             min(idle, key=lambda connection: connection.idle_since).transport.abort()
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises SettingsRefused when the address cannot be had."""
+async def _readable(sock: socket.socket) -> None:
+    loop, readable = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(sock, readable.set)
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        sock = socket.create_server(address[:2], family=family, backlog=BACKLOG)
-    except OSError as error:
-        reason = str(error.strerror).partition(" (")[0]
-        raise errors.SettingsRefused(f"cannot listen on {host}, port {port}: {reason}") from None
-    sock.setblocking(False)
-    # Connections inherit both. Without the first, head and body of an answer wait for each other's ACK: 44 ms instead
-    # of 1 ms. By the second the kernel drops a client that reads nothing for so long.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_S * 1000))
-    return sock
-
-
-@contextlib.contextmanager
-def listen_locally(path: Path) -> Iterator[socket.socket]:
-    """A listening unix socket that only its owner can open. Its file goes with the block.
-
-    Raises SettingsRefused when it cannot be had; what a dead program has left there is replaced.
-    """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        try:
-            if _is_stale(path):
-                path.unlink()
-            # Linux makes the file with the mode that the socket has: at no moment can others open it.
-            os.fchmod(sock.fileno(), 0o600)
-            sock.bind(str(path))
-            sock.listen(BACKLOG)
-            # Held, so that its inode number is not given out again.
-            file = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        except OSError as error:
-            raise errors.SettingsRefused(f"cannot listen on {path}: {error.strerror or error}") from None
-        sock.setblocking(False)
-        try:
-            yield sock
-        finally:
-            # Where it no longer accepts connections, another program may have taken its place.
-            if path.exists() and os.path.samestat(path.stat(), os.fstat(file)):
-                path.unlink()
-            os.close(file)
-
-
-def _is_stale(path: Path) -> bool:
-    """Whether it is a socket on which nobody listens any more."""
-    if not path.is_socket():
-        return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        return probe.connect_ex(str(path)) == errno.ECONNREFUSED
-
-
-def _url(sock: socket.socket) -> str:
-    if sock.family == socket.AF_UNIX:
-        return f"unix:{sock.getsockname()}"
-    host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        await readable.wait()
+    finally:
+        loop.remove_reader(sock)
 
 
 def raise_descriptor_limit() -> int:

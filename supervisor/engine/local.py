@@ -19,6 +19,7 @@ from botproc import kernel, wire
 from botproc.reaper import Reaper
 from supervisor import errors, logs, params, settings
 from supervisor.engine import cgroups, oom, pidfd, zygotes
+from supervisor.engine.descendants import Descendants
 from supervisor.engine.notifications import Notifications
 from supervisor.engine.process import LocalProcess
 from supervisor.engine.protocol import OnNotify, Order, Process, Takes, Warmth
@@ -50,8 +51,10 @@ class LocalEngine:
         on_notify: OnNotify,
         *,
         zygote_idle_s: float | None = None,
+        without_supervisor_s: float | None = None,
     ) -> None:
-        """`zygote_idle_s`: how long a zygote without bots is kept; None: for ever."""
+        """`zygote_idle_s`: how long a zygote without bots is kept; `without_supervisor_s`: how long bots are when no
+        supervisor is there; None: for ever."""
         self._data_dir = data_dir
         self._run_dir = data_dir / "run"
         self._lock_dir = data_dir / "run" / "locks"
@@ -62,6 +65,7 @@ class LocalEngine:
         self._kinds = kinds
         self._on_notify = on_notify
         self._zygote_idle_s = zygote_idle_s
+        self._without_supervisor_s = without_supervisor_s
         self._known: dict[str, wire.Hello] = {}
         """What was found in a kind when it was last imported; also while it has no zygote."""
         self._resting: set[str] = set()
@@ -86,8 +90,8 @@ class LocalEngine:
     async def open(self) -> None:
         """Finds the zygotes of an earlier supervisor, with the bots that they have. Raises OSError."""
         kernel.become_subreaper()
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGCHLD, self._on_child)
+        # What our process had before it was this program, be it another supervisor: none of it is a dead bot's rest.
+        self._reaper.spare(self._reaper.children())
         self._notifications = Notifications(self._run_dir, self._receive)
         paths = [path for path in self._run_dir.glob("*.sock") if path.name != "notify.sock"]
         # Of two of a kind that was imported again, the later one has the code of now.
@@ -96,27 +100,24 @@ class LocalEngine:
         await asyncio.gather(*(self._find(path, path in newest.values()) for path in paths))
         for kind in self._kinds.keys() - self._zygotes.keys():
             self._warm_up(kind)
+        # As late as this, since of a child that ends sooner nobody knows yet which run it was.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._on_child)
 
-    async def close(self) -> None:
+    async def close(self, *, leave: bool = False) -> None:
         """Lets the zygotes leave, and waits until they are gone. Bots are not touched: to be stopped before.
 
-        A zygote whose bot would not die stays with it: it tells the next supervisor how that ended after all.
+        A zygote whose bot would not die stays with it: it tells the next supervisor how that ended after all. With
+        `leave` all of them stay as they are, for the next supervisor.
         """
         self._closing = True
         for making in self._making.values():
             making.cancel()
         connected = [z for z in (*self._zygotes.values(), *self._retired) if not z.lost.is_set()]
-        for zygote in connected:
-            zygote.quit()
-        alive = [zygote for zygote in connected if not zygote.has_bots]
-        try:
-            async with asyncio.timeout(1):
-                await asyncio.gather(*(zygote.lost.wait() for zygote in alive))
-        except TimeoutError:
-            for zygote in alive:
-                # One that imports, or is stuck.
-                zygote.kill()
-                zygote.lose()
+        alive = [] if leave else await self._dismiss(connected)
+        for process in self._by_pid.values():
+            # From here on their ends are the next supervisor's to see.
+            if process.fd is not None:
+                asyncio.get_running_loop().remove_reader(process.fd)
         for task in list(self._watches):
             task.cancel()
         for zygote in connected:
@@ -134,6 +135,21 @@ class LocalEngine:
         # multiprocessing keeps one helper process for all its spawned ones. It ends with us, not some time after.
         with contextlib.suppress(ChildProcessError):
             resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
+
+    async def _dismiss(self, connected: Collection[zygotes.Zygote]) -> list[zygotes.Zygote]:
+        """Lets zygotes leave; those that did, or that were made to."""
+        for zygote in connected:
+            zygote.quit()
+        alive = [zygote for zygote in connected if not zygote.has_bots]
+        try:
+            async with asyncio.timeout(1):
+                await asyncio.gather(*(zygote.lost.wait() for zygote in alive))
+        except TimeoutError:
+            for zygote in alive:
+                # One that imports, or is stuck.
+                zygote.kill()
+                zygote.lose()
+        return alive
 
     # ---- the engine's verbs
 
@@ -160,7 +176,7 @@ class LocalEngine:
         same = {
             kind
             for kind in before.keys() & kinds.keys()
-            if zygotes.fingerprint(kind, before[kind]) == zygotes.fingerprint(kind, kinds[kind])
+            if self._fingerprint(kind, before[kind]) == self._fingerprint(kind, kinds[kind])
         }
         for kind in before.keys() - same:
             self._known.pop(kind, None)
@@ -271,6 +287,8 @@ class LocalEngine:
         process = LocalProcess(run.bot_id, run.run_id, identity, self._lock_path(run.bot_id), lambda _: None)
         if process.fd is None:
             return None
+        if identity.pid not in self._reaper.children():
+            process.descendants = Descendants()
         self._know(process)
         return process
 
@@ -376,6 +394,9 @@ class LocalEngine:
         spec = self._kinds.get(kind)
         if spec is None:
             raise errors.SpawnFailed(f"there is no kind {kind!r} in the settings", permanent=True)
+        if self._closing:
+            # Nobody would end it.
+            raise errors.SpawnFailed(f"there is no new zygote of {kind}: the supervisor ends")
         birth = wire.Birth(
             kind=kind,
             target=spec.target or "",
@@ -386,12 +407,13 @@ class LocalEngine:
             env=dict(spec.env),
             cwd=str(spec.cwd) if spec.cwd else None,
             run_dir=str(self._run_dir),
-            socket_name=zygotes.Zygote.socket_name(zygotes.fingerprint(kind, spec)),
+            socket_name=zygotes.Zygote.socket_name(self._fingerprint(kind, spec)),
             log_path=str(self._kind_log_dir / f"{kind}.log"),
             notify_address=self._notifications.address,
             secrets_dir=str(self._data_dir / "secrets"),
             ready_at_start=spec.ready == "start",
             heartbeat_s=spec.heartbeat_s,
+            without_supervisor_s=self._without_supervisor_s,
             described=described,
         )
         zygote = await zygotes.Zygote.make(birth, self._lock_path, self._on_end)
@@ -399,6 +421,9 @@ class LocalEngine:
         # Started by multiprocessing with the first zygote.
         self._reaper.spare({resource_tracker._resource_tracker._pid})  # type: ignore[attr-defined]
         return zygote
+
+    def _fingerprint(self, kind: str, spec: settings.Kind) -> str:
+        return zygotes.fingerprint(kind, spec, self._without_supervisor_s)
 
     async def _connect(self, zygote: zygotes.Zygote) -> None:
         while True:
@@ -421,8 +446,12 @@ class LocalEngine:
         except (ConnectionError, FileNotFoundError, ProcessLookupError):
             path.unlink(missing_ok=True)  # noqa: ASYNC240 (a local file)
             return
+        if zygote.pid in self._reaper.children():
+            # That supervisor was this very process, before it was replaced.
+            zygote.is_child = True
+            self._reaper.expect(zygote.pid, zygote)
         spec = self._kinds.get(kind)
-        current = is_newest and spec is not None and path.name.startswith(zygotes.fingerprint(kind, spec))
+        current = is_newest and spec is not None and path.name.startswith(self._fingerprint(kind, spec))
         if current and kind not in self._zygotes:
             self._zygotes[kind] = zygote
         else:
@@ -456,6 +485,8 @@ class LocalEngine:
         if orphans:
             log.warning("the zygote of %s, pid %s, died; its %d bots run on", zygote.kind, zygote.pid, len(orphans))
         for process in orphans:
+            if not zygote.is_child:
+                process.descendants = Descendants()
             self._watch(process, zygote)
         if not zygote.is_child:
             # What its dead bots had left is init's now, and out of our sight.
@@ -568,6 +599,21 @@ class LocalEngine:
         process.ended(exit_)
         self._on_end(process)
 
+    def _finish_alone(self, process: LocalProcess, exit_: Exit) -> None:
+        """Of one that was no child of ours: what it has left did not come to us."""
+        descendants = process.descendants
+        if descendants is None:
+            self._finish(process, exit_)
+            return
+        self._finish(process, dataclasses.replace(exit_, swept=False))
+
+        async def sweep() -> None:
+            process.swept(await descendants.end())
+
+        task = asyncio.create_task(sweep(), name=f"sweep bot-{process.bot_id}")
+        self._watches.add(task)
+        task.add_done_callback(self._watches.discard)
+
     def _watch(self, process: LocalProcess, zygote: zygotes.Zygote | None = None) -> None:
         """Watches a process by its pidfd, which is readable once it has ended."""
         if process.fd is not None:
@@ -599,10 +645,10 @@ class LocalEngine:
         # Not our child: another reaps it, sooner or later. The kernel may still say how it ended.
         status = zombie[1] if zombie is not None else pidfd.exit_status(process.fd)
         if status is None:
-            self._finish(process, zygotes.lost_exit("its zygote was gone, so nobody could see how it ended"))
+            self._finish_alone(process, zygotes.lost_exit("its zygote was gone, so nobody could see how it ended"))
             return
         code = os.waitstatus_to_exitcode(status)
-        self._finish(
+        self._finish_alone(
             process,
             Exit(
                 exit_code=code if code >= 0 else None,

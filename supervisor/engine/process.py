@@ -11,6 +11,7 @@ from pathlib import Path
 
 from botproc import kernel
 from supervisor.engine import crash, pidfd, usage
+from supervisor.engine.descendants import Descendants
 from supervisor.model import Exit, Identity, Usage
 
 
@@ -35,6 +36,8 @@ class LocalProcess:
         """It has ended, says the kernel; how, whoever reaps it has yet to tell."""
         self.out_of_memory: Callable[[], bool] = lambda: False
         """Whether the SIGKILL that just ended it was the kernel's, for want of memory. Set by the engine."""
+        self.descendants: Descendants | None = None
+        """Set by the engine where no process of ours will be handed what this one leaves."""
         self._killed = False
 
     @property
@@ -52,14 +55,21 @@ class LocalProcess:
         return await asyncio.shield(self._swept)
 
     def terminate(self) -> None:
+        self._look_for_descendants()
         if self.fd is not None and pidfd.send(self.fd, signal.SIGTERM):
             # A stopped process takes its SIGTERM only when it wakes.
             pidfd.send(self.fd, signal.SIGCONT)
 
     def kill(self) -> None:
         self._killed = True
+        self._look_for_descendants()
         if self.fd is not None:
             pidfd.send(self.fd, signal.SIGKILL)
+
+    def _look_for_descendants(self) -> None:
+        # While it lives: afterwards nobody could say whose they were.
+        if self.descendants is not None and self.fd is not None:
+            self.descendants.look(self._identity.pid, self.fd)
 
     def signal(self, signum: int) -> None:
         if self.fd is None or not pidfd.send(self.fd, signum):

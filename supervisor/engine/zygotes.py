@@ -21,7 +21,7 @@ from botproc import wire, zygote
 from supervisor import __version__, errors, settings
 from supervisor.engine import pidfd
 from supervisor.engine.process import LocalProcess
-from supervisor.model import Exit, Identity, Params, now_us
+from supervisor.model import Cause, Exit, Identity, Params, now_us
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +32,10 @@ _spawn = multiprocessing.get_context("spawn")
 _MADE_OF = {"target", "command", "params", "preload", "path", "env", "cwd", "ready", "heartbeat_s"}
 
 
-def fingerprint(kind: str, spec: settings.Kind) -> str:
+def fingerprint(kind: str, spec: settings.Kind, without_supervisor_s: float | None) -> str:
     """The first part of a zygote's socket name: a kind and what it was made of, our own version included."""
     made_of = spec.model_dump(include=_MADE_OF)
-    digest = hashlib.sha256(f"{__version__} {made_of!r}".encode()).hexdigest()[:8]
+    digest = hashlib.sha256(f"{__version__} {without_supervisor_s} {made_of!r}".encode()).hexdigest()[:8]
     return f"{kind}.{digest}."
 
 
@@ -151,6 +151,7 @@ class Zygote:
             self._reading.cancel()
         if self._writer is not None:
             self._writer.close()
+            self._writer = None
 
     def quit(self) -> None:
         """Asks it to leave when its last bot has ended."""
@@ -276,6 +277,8 @@ class Zygote:
                 max_rss_bytes=ended.max_rss_bytes,
                 descendants_killed=ended.descendants_killed,
                 swept=ended.swept,
+                asked=Cause(ended.asked) if ended.asked else None,
+                detail="was stopped by its zygote, which had no supervisor for too long" if ended.asked else "",
             )
         )
         self._on_end(process)

@@ -12,7 +12,7 @@ from typing import TypeVar
 from peewee import PeeweeException, SqliteDatabase
 
 from supervisor import errors, model
-from supervisor.store import bots, crashes, events, file, runs, starts
+from supervisor.store import bots, crashes, events, file, retention, runs, starts
 from supervisor.store.writer import Writer, describe
 
 T = TypeVar("T")
@@ -169,6 +169,12 @@ class Ledger:
         """Hide the bot and free its name. Its runs stay, and its id is never used again."""
         await self._writer.command(lambda db: bots.forget(db, bot_id))
 
+    async def delete_runs(self, run_ids: Collection[int]) -> int:
+        """Delete those of the runs that have ended, with what happened to their bots before the first run that is
+        left; how many runs that were. Not the last run of a bot that is neither stopped, exited nor forgotten, and
+        never the latest event of a bot."""
+        return await self._writer.command(lambda db: retention.delete(db, run_ids))
+
     # Facts
 
     def set_identity(self, run_id: int, identity: model.Identity) -> asyncio.Future[None]:
@@ -257,6 +263,23 @@ class Ledger:
     async def latest_run(self, bot_id: int) -> model.Run | None:
         """The bot's last run, or None if it has none."""
         return await self._read(lambda db: runs.latest(db, bot_id))
+
+    async def old_runs(self, ended_before: int, *, after: int, limit: int) -> tuple[list[int], int | None]:
+        """At most `limit` runs that ended before a time, lowest id first, and after which id to look for more; None
+        if there are no more."""
+        return await self._read(lambda db: retention.old(db, ended_before, after=after, limit=limit))
+
+    async def crowded_bots(self, keep: int) -> list[int]:
+        """The bots with more than so many runs, forgotten ones too."""
+        return await self._read(lambda db: retention.crowded(db, keep))
+
+    async def surplus_runs(self, bot_id: int, keep: int, *, limit: int) -> list[int]:
+        """At most `limit` of those ended runs of a bot that are not among its newest `keep`."""
+        return await self._read(lambda db: retention.surplus(db, bot_id, keep, limit=limit))
+
+    async def forgotten_bots(self, bot_ids: Sequence[int]) -> list[int]:
+        """Those of the bots that were made once and are forgotten."""
+        return await self._read(lambda db: retention.forgotten(db, bot_ids))
 
     async def _read(self, query: Callable[[SqliteDatabase], T]) -> T:
         if self._closed:

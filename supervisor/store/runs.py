@@ -101,7 +101,7 @@ def page(db: SqliteDatabase, query: model.RunQuery) -> model.Page[model.Run]:
     if query.until is not None:
         wanted &= Run.started_at < query.until
     if query.since is not None or query.until is not None:
-        first, last = _range(db, query)
+        first, last = between(db, since=query.since, until=query.until, after=query.after)
         wanted &= Run.run_id.between(first, last)
     if query.fingerprint is None:
         arms = [Run.cause == cause for cause in query.causes] or _BY_CAUSE
@@ -144,11 +144,12 @@ _BLOCKS = """
 _FIRST, _LAST = -(2**63), 2**63 - 1
 
 
-def _range(db: SqliteDatabase, query: model.RunQuery) -> tuple[int | None, int | None]:
-    """The ids between which all the runs of the query's time are; None and None if it has no run."""
-    since = _FIRST if query.since is None else query.since
-    until = _LAST if query.until is None else query.until
-    first, last = db.execute_sql(_BLOCKS, (query.after, since, until)).fetchone()
+def between(db: SqliteDatabase, *, since: int | None, until: int | None, after: int) -> tuple[int | None, int | None]:
+    """The ids between which all runs are that started in a time and, but for up to 1023 of them, have an id above
+    `after`; None and None if there is no such run."""
+    since = _FIRST if since is None else since
+    until = _LAST if until is None else until
+    first, last = db.execute_sql(_BLOCKS, (after, since, until)).fetchone()
     return first, last
 
 

@@ -128,9 +128,10 @@ Bot.add_index(Bot.index(Bot.state, name="bot_by_state", where=Bot.forgotten_at.i
 Run.add_index(Run.index(Run.cause, name="run_by_cause"))
 Run.add_index(Run.index(Run.bot, Run.cause, name="run_by_bot"))
 Run.add_index(Run.index(Run.kind, Run.cause, name="run_by_kind"))
-# The first and the last start of each block of 1024 runs, see `runs._range`.
+# The first and the last start of each block of 1024 runs, see `runs.between`.
 Run.add_index(Run.index(SQL("run_id >> 10"), Run.started_at, name="run_by_time"))
 Run.add_index(Run.index(Run.kind, Run.fingerprint, name="run_by_fingerprint", where=SQL("fingerprint IS NOT NULL")))
+Event.add_index(Event.index(Event.run, Event.bot, name="event_by_run"))
 Start.add_index(Start.index(Start.key, Start.at, name="start_by_key"))
 
 

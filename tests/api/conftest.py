@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from supervisor import settings
-from supervisor.api import app, server
+from supervisor.api import app, listener, server
 from supervisor.fleet import Fleet
 from tests.api.fake_fleet import FakeFleet
 
@@ -23,7 +23,7 @@ class Api:
 
     def __init__(self, chosen: settings.Settings, *, max_connections: int = 100) -> None:
         self.fleet = FakeFleet()
-        self._sock = server.listen("127.0.0.1", 0)
+        self._sock = listener.listen("127.0.0.1", 0)
         self.port: int = self._sock.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.app = app.create_app(cast(Fleet, self.fleet), chosen)

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from supervisor import errors
-from supervisor.api import datadir, server
+from supervisor.api import datadir, listener
 from tests.waiting import wait_for
 
 
@@ -157,4 +157,4 @@ def test_a_data_directory_that_cannot_be(tmp_path: Path) -> None:
 @pytest.mark.parametrize("host", ["203.0.113.7", "no-such-host.invalid"])
 def test_an_address_that_is_not_ours(host: str) -> None:
     with pytest.raises(errors.SettingsRefused, match="cannot listen on"):
-        server.listen(host, 0)
+        listener.listen(host, 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import logging
@@ -11,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from supervisor.api import server
+from supervisor.api import listener
 from tests.api.conftest import Api
 from tests.waiting import wait_for
 
@@ -49,15 +48,15 @@ def test_without_descriptors(
     serve: Callable[..., Api], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     failures = iter([errno.EMFILE] * 3)
-    accept = asyncio.SelectorEventLoop.sock_accept
+    accept = socket.socket.accept
 
-    async def failing(loop: asyncio.SelectorEventLoop, sock: socket.socket) -> tuple[socket.socket, object]:
+    def failing(sock: socket.socket) -> tuple[socket.socket, object]:
         number = next(failures, None)
         if number is not None:
             raise OSError(number, "Too many open files")
-        return await accept(loop, sock)
+        return accept(sock)
 
-    monkeypatch.setattr(asyncio.SelectorEventLoop, "sock_accept", failing)
+    monkeypatch.setattr(socket.socket, "accept", failing)
     with caplog.at_level(logging.ERROR):
         assert serve().client.get("/livez").status_code == 200
     assert [record.getMessage() for record in caplog.records] == ["cannot accept connections: Too many open files"]
@@ -73,7 +72,7 @@ def test_answers_are_not_held_back(api: Api) -> None:
 
 
 def test_a_reader_that_never_reads_is_dropped(serve: Callable[..., Api], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "UNREAD_S", 1.0)
+    monkeypatch.setattr(listener, "UNREAD_S", 1.0)
     api = serve()
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -253,6 +253,11 @@ def test_a_unix_socket(make_program: Make, tmp_path: Path) -> None:
     assert path.is_socket()
     launch_at(program, path)
     assert program.get("/bots").json()[0]["state"] == "running"
+
+    file = path.stat()
+    assert program.replace().returncode == 0
+    assert os.path.samestat(path.stat(), file), "no client was refused"
+    assert program.get("/bots").json()[0]["state"] == "running"
     assert program.terminate() == 0
     assert not path.exists()
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from tests.faults.observe import copies, end, is_alive, kernel, last_end, ready, warm_zygote
+from tests.faults.observe import copies, end, ends_well, is_alive, kernel, last_end, ready, warm_zygote
 from tests.program import Program
 from tests.waiting import wait_for
 
@@ -202,6 +202,30 @@ def test_supervisor_first_and_zygote_second(crowd: Program) -> None:
     assert crowd.bot(down)["state"] == "stopped"
     assert copies(crowd, dies) == copies(crowd, stays) == 1
     assert copies(crowd, down) == 0
+
+
+@pytest.mark.parametrize("first", ["supervisor", "zygote"])
+def test_a_stop_gets_the_tree_of_a_bot_that_has_lost_both(make_program: Make, first: str) -> None:
+    """What it leaves goes to init; all that it had when it was told to end is gone with it."""
+    program = make_program(kinds={"family": KINDS["family"]}, flags=SOON).start()
+    bot_id = program.start_bot("family")
+    pid, zygote = ready(program, bot_id, "family"), program.zygote("family")
+    tree = psutil.Process(pid).children(recursive=True)
+    program.kill()
+    if first == "zygote":
+        end(zygote, signal.SIGKILL)
+    program.start()
+    if first == "supervisor":
+        # Not the child of this one, nor are its bots.
+        end(zygote, signal.SIGKILL)
+        wait_for(lambda: program.get("/kinds/family").json()["zygote_pid"] != zygote.pid, 10)
+    assert ready(program, bot_id) == pid
+    assert len(tree) == 4
+    assert program.get(f"/stop/{bot_id}").json()["state"] == "stopped"
+    assert [process for process in tree if is_alive(process)] == []
+    assert last_end(program, bot_id)[0] == ("stopped" if kernel() >= (6, 15) else "lost")
+    assert program.runs(bot_id)[-1]["descendants_killed"] == 4
+    ends_well(program, signal.SIGTERM)
 
 
 def test_a_run_whose_pid_never_reached_the_ledger_is_found_by_its_lock(crowd: Program) -> None:

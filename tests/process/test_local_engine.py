@@ -473,6 +473,17 @@ async def test_close_ends_a_zygote_that_imports(tmp_path: Path) -> None:
     assert list((tmp_path / "run").glob("slow*.sock")) == []
 
 
+async def test_no_zygote_is_made_while_the_engine_closes(tmp_path: Path) -> None:
+    early, late = kinds({"early": "misbehaving:sleeps"}), kinds({"late": "misbehaving:sleeps"})
+    bench = await LocalBench(tmp_path, early).open()
+    await bench.engine.warm("early")
+    children = set(psutil.Process().children())
+    bench.engine.set_kinds(early | late)
+    # Its zygote would be made by a task that has not run yet.
+    await bench.close()
+    assert set(psutil.Process().children()) <= children
+
+
 async def test_a_kind_that_was_mended_is_imported_again(tmp_path: Path) -> None:
     module = tmp_path / "mended.py"
     module.write_text("import no_such_module")

@@ -14,10 +14,12 @@ FILES = [*sorted((ROOT / "supervisor").rglob("*.py")), *sorted((ROOT / "botproc"
 ROOMS = [
     ("supervisor.__main__",),
     ("supervisor.cli",),
+    ("supervisor.upgrade",),
     ("supervisor.api",),
     ("supervisor.rollout",),
     ("supervisor.fleet",),
     ("supervisor.actor",),
+    ("supervisor.retention",),
     ("supervisor.engine", "supervisor.store", "supervisor.logs", "supervisor.params", "supervisor.migrations"),
     ("supervisor.credentials", "supervisor.pulse", "supervisor.schedules", "supervisor.secrets", "supervisor.starts"),
     ("supervisor.tokens",),

@@ -1,0 +1,233 @@
+"""The supervisor is replaced by a new one: bots, zygotes and the ledger are as if nothing had happened."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import re
+import signal
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import psutil
+
+from tests.faults.observe import copies, end, ends_well, is_alive, last_end, ready
+from tests.program import Program
+from tests.waiting import wait_for
+
+KINDS = {
+    "leaves": 'target = "obedient:leaves"',
+    "family": 'target = "misbehaving:has_a_family"',
+    "deaf": 'target = "misbehaving:deaf"',
+}
+NEVER = {"policy": "never"}
+SOON = ["--shutdown-s", "0.5"]
+TOKEN = "a-token-that-nobody-guesses"
+
+Make = Callable[..., Program]
+Pool = concurrent.futures.ThreadPoolExecutor
+
+
+def replaced(program: Program) -> float:
+    """Replaces the supervisor; how long the API was away, as the command says."""
+    done = program.replace()
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}{program.log()[-3000:]}"
+    told = re.search(r"away for (\d+\.\d+) s at most", done.stdout)
+    assert told is not None
+    return float(told[1])
+
+
+def test_twenty_bots_do_not_notice(make_program: Make) -> None:
+    program = make_program(kinds=KINDS, flags=SOON).start()
+    leaving = program.start_bot("leaves", restart=NEVER)
+    family, deaf = program.start_bot("family"), program.start_bot("deaf", grace_s=0.2)
+    others = [program.start_bot() for _ in range(17)]
+    words = {leaving: "waiting", family: "family", deaf: "deaf"}
+    for bot_id in (*words, *others):
+        ready(program, bot_id, words.get(bot_id, "0\n"))
+    before = {bot_id: program.bot(bot_id) for bot_id in (*words, *others)}
+    zygotes = {kind: program.zygote(kind) for kind in (*KINDS, "counter")}
+    started = {pid: psutil.Process(pid).create_time() for pid in (bot["pid"] for bot in before.values())}
+    events = program.ledger("SELECT count(*) FROM event")[0][0]
+    was, pid = psutil.Process(program.pid), program.pid
+
+    print(f"the API was away for {replaced(program):.2f} s")
+    assert program.pid == pid
+    assert is_alive(was), "it is still the same process"
+    after = {bot_id: program.bot(bot_id) for bot_id in before}
+    for bot_id, bot in after.items():
+        assert bot["state"] == "running"
+        assert [bot[name] for name in ("pid", "run_id", "started_at", "ready_at", "restarts")] == [
+            before[bot_id][name] for name in ("pid", "run_id", "started_at", "ready_at", "restarts")
+        ]
+    assert {pid: psutil.Process(pid).create_time() for pid in started} == started
+    assert {kind: program.zygote(kind) for kind in zygotes} == zygotes
+    assert program.ledger("SELECT count(*) FROM run")[0][0] == 20
+    assert program.ledger("SELECT count(*) FROM event")[0][0] == events + 20, "one for each bot"
+
+    # What follows goes on as ever.
+    os.kill(before[leaving]["pid"], signal.SIGUSR1)
+    program.wait_state(leaving, "failed")
+    assert last_end(program, leaving) == ("crashed", 44, None)
+    tree = psutil.Process(before[family]["pid"]).children(recursive=True)
+    assert len(tree) == 4
+    for bot_id in (family, deaf, others[0]):
+        assert program.get(f"/stop/{bot_id}").json() == {"bot_id": bot_id, "state": "stopped"}
+    assert [process for process in tree if is_alive(process)] == []
+    assert last_end(program, deaf) == ("stop-timeout", None, "SIGKILL")
+    assert ready(program, program.start_bot())
+    ends_well(program, signal.SIGTERM)
+
+
+def test_an_exit_meanwhile_is_known(make_program: Make) -> None:
+    """While no supervisor was looking; by a zygote, and by the supervisor itself for a bot whose zygote had died."""
+    program = make_program(kinds={"leaves": KINDS["leaves"]}, flags=SOON).start()
+    orphan, with_zygote = program.start_bot("leaves", restart=NEVER), program.start_bot("leaves", restart=NEVER)
+    pids = {bot_id: ready(program, bot_id, "waiting") for bot_id in (orphan, with_zygote)}
+    first = program.zygote("leaves")
+    end(first, signal.SIGKILL)
+    wait_for(lambda: program.get("/kinds/leaves").json()["zygote_pid"] != first.pid, 10)
+    again = program.start_bot("leaves", restart=NEVER)
+    pids[again] = ready(program, again, "waiting")
+    supervisor = psutil.Process(program.pid)
+    assert psutil.Process(pids[orphan]).ppid() == program.pid
+
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        restart = threads.submit(replaced, program)
+        # From here on, until it has imported all that it is made of, nobody looks.
+        wait_for(lambda: program.lock_is_free(), 10)
+        supervisor.suspend()
+        for pid in pids.values():
+            os.kill(pid, signal.SIGUSR1)
+        wait_for(lambda: not any(is_alive(psutil.Process(pid)) for pid in pids.values() if psutil.pid_exists(pid)), 10)
+        supervisor.resume()
+        restart.result()
+    for bot_id in pids:
+        program.wait_state(bot_id, "failed")
+        assert last_end(program, bot_id) == ("crashed", 44, None)
+
+
+def test_a_bot_without_a_zygote_stays_and_is_swept(make_program: Make) -> None:
+    """It is the supervisor's own child, before and after; the zygotes are too, and no death of one harms another."""
+    program = make_program(kinds=KINDS, flags=SOON).start()
+    family, stays, leaving = (program.start_bot(kind, restart=NEVER) for kind in ("family", "leaves", "leaves"))
+    pids = {
+        bot_id: ready(program, bot_id, word)
+        for bot_id, word in ((family, "family"), (stays, "waiting"), (leaving, "waiting"))
+    }
+    for kind in ("family", "leaves"):
+        end(program.zygote(kind), signal.SIGKILL)
+    replaced(program)
+    assert {bot_id: program.bot(bot_id)["pid"] for bot_id in pids} == pids
+    zygote = program.zygote()
+    tree = psutil.Process(pids[family]).children(recursive=True)
+    assert program.get(f"/stop/{family}").status_code == 200
+    assert [process for process in tree if is_alive(process)] == []
+    assert program.runs(family)[-1]["descendants_killed"] == 4
+    os.kill(pids[leaving], signal.SIGUSR1)
+    program.wait_state(leaving, "failed")
+    assert last_end(program, leaving) == ("crashed", 44, None)
+    # One that was made before, and dies after.
+    end(zygote, signal.SIGKILL, reaped=True)
+    assert ready(program, stays) == pids[stays]
+    assert ready(program, program.start_bot())
+    ends_well(program, signal.SIGTERM)
+
+
+def test_no_connection_is_refused(make_program: Make) -> None:
+    """Who asks meanwhile waits for his answer, and each bot that was answered is there, once."""
+    program = make_program(flags=SOON).start()
+    ready(program, program.start_bot())
+    over, made, broken = threading.Event(), [], []
+
+    def ask() -> None:
+        while not over.is_set():
+            try:
+                # Each on a connection of its own: those that are kept alive are closed.
+                answer = httpx.post(f"{program.client.base_url}/start", timeout=20)
+                assert answer.status_code == 200, answer.text
+                made.append(answer.json()["bot_id"])
+            except httpx.ConnectError:
+                raise
+            except httpx.TransportError as error:
+                broken.append(error)
+
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        asking = threads.submit(ask)
+        wait_for(lambda: len(made) > 3 or asking.done(), 10)
+        for _ in range(2):
+            replaced(program)
+            seen = len(made)
+            wait_for(lambda: len(made) > seen + 3 or asking.done(), 10)  # noqa: B023
+        over.set()
+        asking.result()
+    assert len(set(made)) == len(made)
+    assert not broken, broken
+    for bot_id in made:
+        program.wait_state(bot_id, "running")
+        assert copies(program, bot_id) == 1
+
+
+def test_settings_of_the_first_start_hold(make_program: Make) -> None:
+    """The token too, which was taken out of the environment; and what the file says by now."""
+    program = make_program(flags=SOON, env={"BOT_SUPERVISOR_ADMIN_TOKEN": TOKEN}).start()
+    program.client.headers["Authorization"] = f"Bearer {TOKEN}"
+    bot_id = program.start_bot()
+    ready(program, bot_id)
+    program.config.write_text('[kinds.later]\ntarget = "botproc.counter:main"\n')
+    for _ in range(2):
+        replaced(program)
+        assert httpx.get(f"{program.client.base_url}/bots").status_code == 401
+        assert program.bot(bot_id)["state"] == "running"
+    assert program.start_bot("later")
+    environment = Path(f"/proc/{program.zygote('later').pid}/environ").read_text()
+    assert TOKEN not in environment
+    assert "LISTEN_FDS" not in environment
+    assert program.get("/kinds").status_code == 200
+
+
+def test_one_that_cannot_start_leaves_the_bots(make_program: Make) -> None:
+    program = make_program(flags=SOON).start()
+    bot_id = program.start_bot()
+    pid = ready(program, bot_id)
+    good = program.config.read_text()
+    program.config.write_text("port = [")
+    done = program.replace()
+    assert done.returncode == 1
+    assert "did not come back" in done.stderr
+    assert program.process is not None
+    assert program.process.wait(10) == 2
+    assert psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    program.config.write_text(good)
+    program.start()
+    assert ready(program, bot_id) == pid
+
+
+def test_where_none_runs(tmp_path: Path, make_program: Make) -> None:
+    program = make_program(flags=SOON)
+    for _ in range(2):
+        done = program.replace()
+        assert done.returncode == 1
+        assert done.stderr == f"bot-supervisor: no supervisor works in {program.data_dir}\n"
+        assert "Traceback" not in done.stdout + done.stderr
+        if program.process is None:
+            program.start()
+            assert program.terminate() == 0
+
+
+def test_an_innocent_process_gets_no_signal(make_program: Make) -> None:
+    """The lock names a pid that is somebody else's, and somebody else holds the lock."""
+    program = make_program(flags=SOON).start()
+    with subprocess.Popen(["sleep", "600"]) as innocent:
+        lock = program.data_dir / "supervisor.lock"
+        words = lock.read_text()
+        lock.write_text(words.replace(str(program.pid), str(innocent.pid)))
+        done = program.replace()
+        assert done.returncode == 1
+        assert "just changed" in done.stderr
+        assert innocent.poll() is None
+        innocent.kill()
+    assert program.get("/livez").status_code == 200
