@@ -6,24 +6,32 @@ import argparse
 import asyncio
 import importlib.metadata
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pydantic_settings
 
 from botproc import kernel
-from supervisor import __version__, errors, settings
+from supervisor import __version__, check, errors, settings
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "check": check.main,
+}
+"""What else the program does, by its first argument. Each gets the arguments behind that, and returns the exit code."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the supervisor until it is told to stop, and return its exit code.
+    """Run the supervisor until it is told to stop, or one of the commands, and return its exit code.
 
     Args:
         argv: the arguments without the program's name; those of the process when None.
     """
     try:
         _refuse_namesake()
-        chosen = settings.read(_flags(sys.argv[1:] if argv is None else argv))
+        arguments = sys.argv[1:] if argv is None else argv
+        if arguments and arguments[0] in COMMANDS:
+            return COMMANDS[arguments[0]](arguments[1:])
+        chosen = settings.read(_flags(arguments))
         from supervisor.api import app
 
         # Before there are threads, which would keep a mask of their own, and descriptors.
@@ -60,7 +68,8 @@ def _flags(argv: Sequence[str]) -> dict[str, Any]:
         prog="bot-supervisor",
         description="Runs fleets of Python bots, one process each, and keeps account of every run.",
         epilog=f"Each flag can also be set as {settings.PREFIX}<NAME> or in the TOML file. "
-        f"Tokens: {settings.PREFIX}ADMIN_TOKEN and _READ_TOKEN, or --token-file.",
+        f"Tokens: {settings.PREFIX}ADMIN_TOKEN and _READ_TOKEN, or --token-file. "
+        f"Other commands, each with a --help: {', '.join(f'bot-supervisor {name}' for name in COMMANDS)}.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"bot-supervisor {__version__}")

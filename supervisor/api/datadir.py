@@ -33,3 +33,21 @@ def held(data_dir: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def holder(data_dir: Path) -> str | None:
+    """The pid of the supervisor that works in the directory; None if none does. Makes and changes nothing.
+
+    Raises OSError.
+    """
+    try:
+        descriptor = os.open(data_dir / "supervisor.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.read(descriptor, 20).decode().partition("\n")[0]
+    finally:
+        os.close(descriptor)
+    return None

@@ -14,6 +14,7 @@ FILES = [*sorted((ROOT / "supervisor").rglob("*.py")), *sorted((ROOT / "botproc"
 ROOMS = [
     ("supervisor.__main__",),
     ("supervisor.cli",),
+    ("supervisor.check",),
     ("supervisor.api",),
     ("supervisor.many",),
     ("supervisor.fleet",),
