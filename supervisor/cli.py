@@ -14,9 +14,10 @@ from typing import Any
 import pydantic_settings
 
 from botproc import kernel
-from supervisor import __version__, errors, settings, tokens, upgrade
+from supervisor import __version__, check, errors, settings, tokens, upgrade
 
 COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
+    "check": check.main,
     "restart": upgrade.restart,
     "token": tokens.main,
 }
@@ -78,7 +79,7 @@ def _flags(argv: Sequence[str]) -> dict[str, Any]:
         description="Runs fleets of Python bots, one process each, and keeps account of every run.",
         epilog=f"Each flag can also be set as {settings.PREFIX}<NAME> or in the TOML file. "
         f"Tokens: {settings.PREFIX}ADMIN_TOKEN and _READ_TOKEN, or --token-file. "
-        f"Other commands, each with a --help of its own: {', '.join(COMMANDS)}.",
+        f"Other commands, each with a --help: {', '.join(f'bot-supervisor {name}' for name in COMMANDS)}.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"bot-supervisor {__version__}")

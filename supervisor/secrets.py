@@ -38,6 +38,11 @@ def _key(value: object) -> str | None:
     return reference["key"] if reference else None
 
 
+def files(remembered: Iterable[Params]) -> set[str]:
+    """The names of the files that a data directory has for bots with these parameters."""
+    return {"key", *(key for params in remembered for value in params.values() if (key := _key(value)))}
+
+
 class Secrets:
     """The files of one data directory. The same secret has the same name, which says nothing of it to others: so what
     is exclusive, or has a budget, is so by secrets too."""
@@ -89,8 +94,7 @@ class Secrets:
         meanwhile stays, since a bot that is made while they are read may not be among them."""
         async with self._sweeping:
             self._fresh = set(+self._in_hand)
-            needed = {key for params in await remembered() for value in params.values() if (key := _key(value))}
-            needed |= self._fresh | {"key"}
+            needed = files(await remembered()) | self._fresh
             for path in self._directory.iterdir():
                 if path.name not in needed:
                     path.unlink()

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from supervisor import errors, settings
+from supervisor import errors
 from supervisor.api import datadir, listener
 
 LIMIT_S = 60.0
@@ -35,9 +35,8 @@ def restart(argv: Sequence[str]) -> int:
         description="Replaces the running supervisor by what is installed now. No bot is touched.",
         allow_abbrev=False,
     )
-    default = os.environ.get(f"{settings.PREFIX}DATA_DIR") or settings.Flags.model_fields["data_dir"].default
-    parser.add_argument("--data-dir", type=Path, default=default, help="that of the supervisor (default: %(default)s)")
-    data_dir: Path = parser.parse_args(argv).data_dir.expanduser().absolute()
+    datadir.add_flag(parser)
+    data_dir: Path = parser.parse_args(argv).data_dir
     pid, took_s = _restarted(data_dir)
     print(f"the supervisor in {data_dir}, pid {pid}, was replaced: the API was away for {took_s:.2f} s at most")
     return 0
@@ -46,7 +45,7 @@ def restart(argv: Sequence[str]) -> int:
 def _restarted(data_dir: Path) -> tuple[int, float]:
     try:
         before = pid, since = datadir.said(data_dir)
-        fd = os.pidfd_open(pid) if pid and datadir.is_held(data_dir) else None
+        fd = os.pidfd_open(pid) if pid and datadir.holder(data_dir) == pid else None
     except (FileNotFoundError, ProcessLookupError):
         fd = None
     except OSError as error:
@@ -59,7 +58,7 @@ def _restarted(data_dir: Path) -> tuple[int, float]:
             raise errors.NotReplaced(f"the supervisor in {data_dir}, pid {pid}, does not serve yet")
         try:
             # Looked at after the pidfd was opened: that is the process that will get the signal.
-            if not (_has_lock(pid, data_dir) and datadir.is_held(data_dir) and datadir.said(data_dir) == before):
+            if not (_has_lock(pid, data_dir) and datadir.holder(data_dir) == pid and datadir.said(data_dir) == before):
                 raise errors.NotReplaced(f"the supervisor in {data_dir} has just changed: try again")
             begin = time.monotonic()
             signal.pidfd_send_signal(fd, signal.SIGUSR2)

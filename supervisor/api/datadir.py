@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import fcntl
 import os
@@ -9,10 +10,20 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from supervisor import errors
+from supervisor import errors, settings
 
 LOCK = "supervisor.lock"
 """The file that is locked: the holder's pid, and once it serves a second line, which is never the same again."""
+
+
+def add_flag(parser: argparse.ArgumentParser) -> None:
+    """The flag --data-dir, for commands. Its default is the supervisor's, a settings file aside."""
+    parser.add_argument(
+        "--data-dir",
+        type=lambda text: Path(text).expanduser().absolute(),
+        default=os.environ.get(f"{settings.PREFIX}DATA_DIR") or str(settings.Flags.model_fields["data_dir"].default),
+        help=f"that of the supervisor; default: {settings.PREFIX}DATA_DIR, or %(default)s",
+    )
 
 
 @contextlib.contextmanager
@@ -56,11 +67,15 @@ def said(data_dir: Path) -> tuple[int, str]:
     return int(pid or 0), since if since.endswith("\n") else ""
 
 
-def is_held(data_dir: Path) -> bool:
-    """Whether a supervisor works in the directory. Raises OSError."""
-    with (data_dir / LOCK).open("rb") as lock:
+def holder(data_dir: Path) -> int | None:
+    """The pid of the supervisor that works in the directory; None where none does. Changes nothing. Raises OSError."""
+    try:
+        lock = (data_dir / LOCK).open("rb")
+    except FileNotFoundError:
+        return None
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return True
-    return False
+            return said(data_dir)[0]
+    return None

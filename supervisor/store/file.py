@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +49,24 @@ def prepare(path: Path) -> int:
     Raises:
         LedgerRefused: it cannot be made or used. What is refused for what it is, is left as it is, byte for byte.
     """
-    try:
-        _check_writable(path.parent)
+    with explained(path):
         if path.exists():
-            _judge(path)
+            judge(path)
         else:
             _make(path)
         return _migrate(path)
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """What goes wrong with a ledger in the block is told as `LedgerRefused`."""
+    try:
+        yield
     except OSError as error:
         raise _refused(path, str(error)) from error
     except PeeweeException as error:
         if writer.code(error) in _DAMAGED:
-            raise _damaged(path, str(error)) from error
+            raise damaged(path, str(error)) from error
         what_to_do = "see whether another program uses it, and whether the disk is full or failing"
         raise _refused(path, f"{writer.describe(error)}; {what_to_do}") from error
 
@@ -73,15 +81,21 @@ def _check_writable(place: Path) -> None:
         raise OSError(f"{place} is read-only; make it writable for the user who runs the supervisor")
 
 
-def _judge(path: Path) -> None:
-    """Refuse what this program must not write to, looking at it through a connection that cannot."""
+def looking(path: Path) -> SqliteDatabase:
+    """A connection that cannot write. Without a write-ahead log to be read as well, nothing at all need be made beside
+    the file."""
+    return _database(path, "ro" if _log(path).exists() else "ro&immutable=1")
+
+
+def judge(path: Path) -> None:
+    """Refuse what this program must not write to."""
+    _check_writable(path.parent)
     if not path.is_file():
         raise _refused(path, "it is not a file; remove it or set another data directory")
     _check_writable(path)
     if path.stat().st_size == 0:
         raise _refused(path, "it is empty; restore it from a backup, or move it away to begin a new one")
-    # Without a write-ahead log to be read as well, nothing at all need be made beside the file.
-    db = _database(path, "ro" if _log(path).exists() else "ro&immutable=1")
+    db = looking(path)
     try:
         if db.application_id != APPLICATION_ID:
             raise _refused(path, "it is another program's database; move it away or set another data directory")
@@ -92,20 +106,19 @@ def _judge(path: Path) -> None:
         if path.stat().st_size <= CHECKED_BYTES:
             [verdict] = db.execute_sql("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
-                raise _damaged(path, verdict.splitlines()[-1])
+                raise damaged(path, verdict.splitlines()[-1])
     finally:
         db.close()
 
 
-def _damaged(path: Path, reason: str) -> errors.LedgerRefused:
+def damaged(path: Path, reason: str) -> errors.LedgerRefused:
     return _refused(path, f"it is damaged ({reason}); restore it from a backup, or move it away to begin a new one")
 
 
 def _make(path: Path) -> None:
     """Make the ledger beside its place and move it there when it is complete: a crash leaves none, or a whole one."""
-    if _log(path).exists():
-        # SQLite would take its pages for those of the new ledger.
-        raise _refused(path, f"it is missing, but {_log(path).name} is there; restore it, or move that away as well")
+    _check_writable(path.parent)
+    refuse_lone_log(path)
     draft = path.with_name(path.name + ".new")
     for rest in ("", "-journal", "-wal", "-shm"):
         draft.with_name(draft.name + rest).unlink(missing_ok=True)
@@ -126,6 +139,12 @@ def _make(path: Path) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def refuse_lone_log(path: Path) -> None:
+    """Refuse a write-ahead log whose ledger is missing: SQLite would take its pages for those of a new ledger."""
+    if _log(path).exists() and not path.exists():
+        raise _refused(path, f"it is missing, but {_log(path).name} is there; restore it, or move that away as well")
 
 
 def _log(path: Path) -> Path:

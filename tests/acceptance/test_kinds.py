@@ -148,6 +148,27 @@ def test_secrets_by_reference_and_where_there_is_none(make_program: Make, tmp_pa
     assert stolen.status_code == 422
 
 
+def test_a_secret_outlives_the_supervisor(make_program: Make, tmp_path: Path) -> None:
+    code = """
+import time
+from pydantic import SecretStr
+
+def main(*, key: SecretStr):
+    print(len(key.get_secret_value()), "characters", flush=True)
+    time.sleep(3600)
+"""
+    path = write(tmp_path, "keyed", code)
+    program = make_program(config=f'[kinds.keyed]\ntarget = "keyed:main"\n{path}\n').start()
+    bot_id = program.start_bot("keyed", params={"key": "open sesame"})
+    says(program, bot_id, "11 characters")
+    program.kill()
+    program.start()
+    assert program.post(f"/bots/{bot_id}/restart").json()["state"] == "running"
+    wait_for(lambda: program.bot_log(bot_id).count("11 characters") == 2, what="the next process has it too")
+    assert program.client.delete(f"/bots/{bot_id}").status_code == 204
+    assert [path.name for path in (program.data_dir / "secrets").iterdir()] == ["key"]
+
+
 def test_nothing_is_in_clear_of_a_kind_that_cannot_be_imported(make_program: Make, tmp_path: Path) -> None:
     """Nobody knows yet what is a secret there. When it can be imported, its bots have what they were given."""
     code = "import there_later\n\nasync def main(ctx, *, word: str):\n    print(word)\n    await ctx.stopping\n"

@@ -14,7 +14,7 @@ FILES = [*sorted((ROOT / "supervisor").rglob("*.py")), *sorted((ROOT / "botproc"
 ROOMS = [
     ("supervisor.__main__",),
     ("supervisor.cli",),
-    ("supervisor.upgrade",),
+    ("supervisor.upgrade", "supervisor.check"),
     ("supervisor.api",),
     ("supervisor.rollout",),
     ("supervisor.fleet",),

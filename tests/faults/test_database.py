@@ -1,0 +1,122 @@
+"""The database cannot be written: locked from outside, or on a full disk. An outage of the ledger, not of the bots."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.faults.observe import end, last_end, ready
+from tests.program import Program
+from tests.waiting import wait_for
+
+Make = Callable[..., Program]
+
+
+@contextlib.contextmanager
+def locked(program: Program) -> Iterator[None]:
+    """Another program holds the lock on the ledger that a write needs."""
+    path = program.data_dir / "ledger.sqlite3"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=5)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+def test_a_short_lock_is_waited_for(program: Program, pool: Executor) -> None:
+    bot_id = program.start_bot()
+    pid = ready(program, bot_id)
+    with locked(program):
+        began = time.monotonic()
+        started = pool.submit(program.start_bot)
+        # Reads and the kernel's news do not wait for it.
+        end(psutil.Process(pid), signal.SIGKILL)
+        wait_for(lambda: program.bot(bot_id)["restarts"] == 1, what="it was started again")
+        assert time.monotonic() - began < 4
+    ready(program, started.result(10))
+    ready(program, bot_id)
+
+
+def test_a_long_lock_is_an_outage_of_the_ledger_alone(program: Program) -> None:
+    """Nothing new is started, everything can be stopped, and what happened is written when it can be, in order."""
+    killed, stopped, lives = (program.start_bot() for _ in range(3))
+    pids = {bot_id: ready(program, bot_id) for bot_id in (killed, stopped, lives)}
+    with locked(program):
+        refused = program.post("/start")
+        assert refused.status_code == 503
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert "database is locked" in refused.json()["detail"]
+        assert program.get("/readyz").status_code == 503
+        assert program.get("/livez").status_code == 200
+        end(psutil.Process(pids[killed]), signal.SIGKILL)
+        program.post(f"/bots/{stopped}/stop?wait=0")
+        wait_for(lambda: not psutil.pid_exists(pids[stopped]), 5, "it is stopped all the same")
+        began = time.monotonic()
+        assert program.bot(lives)["pid"] == pids[lives]
+        assert program.get("/bots?state=all").status_code == program.get("/bots_history").status_code == 200
+        assert time.monotonic() - began < 1
+        assert [row[0] for row in program.ledger("SELECT cause FROM run WHERE cause IS NOT NULL")] == []
+    wait_for(lambda: program.get("/readyz").status_code == 200, 5, "the outage is over")
+    assert last_end(program, stopped) == ("stopped", 0, None)
+    wait_for(lambda: program.runs(killed)[0]["signal"] == "SIGKILL", 5, "the exit that was kept is written")
+    ready(program, killed)
+    ready(program, program.start_bot())
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Program]:
+    """A running program whose data directory is a file system of 2 MiB. What must hold is checked before that goes."""
+    program = Program(tmp_path)
+    program.data_dir.mkdir(mode=0o700)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(program.data_dir)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount")
+    try:
+        yield program.start()
+        program.check_invariants()
+        assert program.terminate() == 0
+        program.check_invariants()
+    finally:
+        program.close()
+        subprocess.run(["umount", "--lazy", str(program.data_dir)], check=True)
+
+
+def test_a_full_disk(small_disk: Program) -> None:
+    program = small_disk
+    stopped, killed, lives = (program.start_bot() for _ in range(3))
+    pids = {bot_id: ready(program, bot_id) for bot_id in (stopped, killed, lives)}
+    ballast = program.data_dir / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as out:
+        while True:
+            out.write(bytes(512))
+    answers = []
+
+    def refused() -> bool:
+        """Some more find room in what the database has taken of the disk already."""
+        answers.append(program.post("/start"))
+        return answers[-1].status_code == 503
+
+    wait_for(refused, 20, "a start is refused")
+    assert "full" in answers[-1].json()["detail"]
+    assert int(answers[-1].headers["Retry-After"]) >= 1
+    # Before its process was forked.
+    assert len(program.processes()) == len(pids) + len(answers) - 1
+    end(psutil.Process(pids[killed]), signal.SIGKILL)
+    program.post(f"/bots/{stopped}/stop?wait=0")
+    wait_for(lambda: not psutil.pid_exists(pids[stopped]), 5, "it is stopped all the same")
+    assert program.bot(lives)["pid"] == pids[lives]
+
+    ballast.unlink()
+    wait_for(lambda: program.get("/readyz").status_code == 200, 5, "the outage is over")
+    assert last_end(program, stopped) == ("stopped", 0, None)
+    wait_for(lambda: program.runs(killed)[0]["signal"] == "SIGKILL", 5, "the exit that was kept is written")
+    ready(program, killed)
+    ready(program, program.start_bot())
