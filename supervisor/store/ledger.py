@@ -17,6 +17,9 @@ from supervisor.store.writer import Writer, describe
 
 T = TypeVar("T")
 
+Watcher = Callable[[model.Event, model.LastExit | None], None]
+"""Is told of an event, and of the latest end of its bot. Returns at once and raises nothing."""
+
 
 class Ledger:
     """Every bot, every run and every event, in one SQLite file. Lives on one event loop; see `open`.
@@ -37,6 +40,7 @@ class Ledger:
         self._reading = file.reading(path, busy_timeout_s=busy_timeout_s)
         self._writer = Writer(file.writing(path), busy_timeout_s=busy_timeout_s)
         self._event_ids = itertools.count(latest_event + 1)
+        self._watchers: list[Watcher] = []
         self._closed = False
 
     @classmethod
@@ -74,6 +78,16 @@ class Ledger:
     def queued(self) -> int:
         """How many writes are not settled yet."""
         return self._writer.queued
+
+    def watch(self, watcher: Watcher) -> Callable[[], None]:
+        """From now on the watcher is called with each event, on the event loop, in the order of their numbers and
+        once they are durable. Returns what ends that."""
+        self._watchers.append(watcher)
+        return lambda: self._watchers.remove(watcher)
+
+    def _tell(self, event: model.Event, last_exit: model.LastExit | None) -> None:
+        for watcher in tuple(self._watchers):
+            watcher(event, last_exit)
 
     # Commands
 
@@ -116,17 +130,24 @@ class Ledger:
                 run_id = runs.insert(
                     db, bot.bot_id, kind=bot.kind, params=bot.params, started_at=started_at, log_start=0
                 )
-                event = model.Event(
-                    event_id=event_id,
-                    at=started_at,
-                    bot_id=bot.bot_id,
-                    run_id=run_id,
-                    state=bot.state,
-                    goal=bot.goal,
-                    reason=bot.reason,
-                )
-                events.append(db, event)
+                events.append(db, event_of(bot, run_id))
             return bot, run_id, created
+
+        def event_of(bot: model.Bot, run_id: int) -> model.Event:
+            return model.Event(
+                event_id=event_id,
+                at=started_at,
+                bot_id=bot.bot_id,
+                run_id=run_id,
+                state=bot.state,
+                goal=bot.goal,
+                reason=bot.reason,
+            )
+
+        def tell(made: tuple[model.Bot, int | None, bool]) -> None:
+            bot, run_id, _ = made
+            if run_id is not None:
+                self._tell(event_of(bot, run_id), None)
 
         def may_start(db: SqliteDatabase) -> bool:
             try:
@@ -138,7 +159,7 @@ class Ledger:
 
         # Drawn here, in the order in which the writes are queued.
         event_id = next(self._event_ids)
-        return await self._writer.command(write)
+        return await self._writer.command(write, tell)
 
     async def open_run(
         self,
@@ -220,7 +241,9 @@ class Ledger:
         event = model.Event(
             event_id=next(self._event_ids), at=at, bot_id=bot_id, run_id=run_id, state=state, goal=goal, reason=reason
         )
-        return event, self._writer.fact(lambda db: events.insert(db, event, last_exit))
+        return event, self._writer.fact(
+            lambda db: events.insert(db, event, last_exit), lambda _: self._tell(event, last_exit)
+        )
 
     # Reads
 

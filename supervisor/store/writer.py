@@ -55,6 +55,7 @@ class _Op:
     write: Write[Any]
     future: asyncio.Future[Any]
     is_fact: bool
+    then: Callable[[Any], None] | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +63,7 @@ class _Outcome:
     op: _Op
     value: Any = None
     error: Exception | None = None
+    written: bool = True
 
 
 class Writer:
@@ -84,13 +86,16 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._thread.start()
 
-    def command(self, write: Write[T]) -> asyncio.Future[T]:
-        """Queue a write that may fail: with what it raises, or with `LedgerUnavailable`."""
-        return self._submit(write, is_fact=False)
+    def command(self, write: Write[T], then: Callable[[T], None] | None = None) -> asyncio.Future[T]:
+        """Queue a write that may fail: with what it raises, or with `LedgerUnavailable`.
 
-    def fact(self, write: Write[None]) -> asyncio.Future[None]:
-        """Queue a write that must not be lost. The future is done once it is durable."""
-        return self._submit(write, is_fact=True)
+        `then` is called with its value, in the order of the writes, once it is durable; whoever waits or does not.
+        """
+        return self._submit(write, then, is_fact=False)
+
+    def fact(self, write: Write[None], then: Callable[[None], None] | None = None) -> asyncio.Future[None]:
+        """Queue a write that must not be lost. The future is done once it is durable. `then` is as for a command."""
+        return self._submit(write, then, is_fact=True)
 
     def close(self, timeout_s: float) -> None:
         """Take nothing more, write what is queued within the limit, and end the thread. `join` waits for that."""
@@ -101,8 +106,8 @@ class Writer:
         """Wait for the thread to end; not on the event loop, which the thread still needs."""
         self._thread.join()
 
-    def _submit(self, write: Write[Any], *, is_fact: bool) -> asyncio.Future[Any]:
-        op = _Op(write, self._loop.create_future(), is_fact)
+    def _submit(self, write: Write[Any], then: Callable[[Any], None] | None, *, is_fact: bool) -> asyncio.Future[Any]:
+        op = _Op(write, self._loop.create_future(), is_fact, then)
         self.queued += 1
         if self._closing_by is None:
             self._queue.put(op)
@@ -203,8 +208,8 @@ class Writer:
             if op.is_fact:
                 # Only a bug can bring us here, and the facts behind this one are not to suffer from it.
                 log.error("a fact cannot be written and is dropped", exc_info=error, extra={"action": "ledger-drop"})
-                return _Outcome(op)
-            return _Outcome(op, error=error)
+                return _Outcome(op, written=False)
+            return _Outcome(op, error=error, written=False)
         self._db.execute_sql("RELEASE op")
         return _Outcome(op, value)
 
@@ -224,6 +229,8 @@ class Writer:
     def _resolve(self, outcomes: Sequence[_Outcome]) -> None:
         self.queued -= len(outcomes)
         for outcome in outcomes:
+            if outcome.written and outcome.op.then is not None:
+                outcome.op.then(outcome.value)
             if outcome.op.future.done():
                 continue  # Nobody waits for it any more.
             if outcome.error is not None:
@@ -236,8 +243,8 @@ def _given_up(op: _Op, reason: str) -> _Outcome:
     """How an operation ends that is not carried out: a command fails, a fact is lost, and the log says so."""
     if op.is_fact:
         log.error("a fact is lost: %s", reason, extra={"action": "ledger-drop"})
-        return _Outcome(op)
-    return _Outcome(op, error=errors.LedgerUnavailable(reason, retry_after_s=1))
+        return _Outcome(op, written=False)
+    return _Outcome(op, error=errors.LedgerUnavailable(reason, retry_after_s=1), written=False)
 
 
 def code(error: Exception) -> int:

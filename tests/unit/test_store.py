@@ -363,3 +363,28 @@ async def test_a_ledger_that_cannot_be_read_says_so(tmp_path: Path) -> None:
     with pytest.raises(errors.LedgerUnavailable, match="no such table: run"):
         await ledger.run(1)
     await ledger.close()
+
+
+async def test_a_watcher_is_told_of_each_event_once_it_is_durable(ledger: Ledger, tmp_path: Path) -> None:
+    told: list[tuple[int, State, bool]] = []
+
+    def watcher(event: model.Event, last_exit: model.LastExit | None) -> None:
+        with sqlite3.connect(tmp_path / "ledger.db") as db:
+            [(there,)] = db.execute("SELECT count(*) FROM event WHERE event_id = ?", (event.event_id,))
+        db.close()
+        told.append((event.event_id, event.state, bool(there)))
+
+    leave = ledger.watch(watcher)
+    bot, run_id = await bot_and_run(ledger)
+    ledger.record(bot.bot_id, run_id, State.RUNNING, Goal.UP, "ready", 2)
+    # Who is cancelled has written all the same.
+    second = asyncio.create_task(bot_and_run(ledger))
+    await asyncio.sleep(0)
+    second.cancel()
+    _, written = ledger.record(bot.bot_id, run_id, State.STOPPING, Goal.DOWN, "asked to stop", 3)
+    await written
+    states = [State.STARTING, State.RUNNING, State.STARTING, State.STOPPING]
+    assert told == [(number, state, True) for number, state in enumerate(states, start=1)]
+    leave()
+    await ledger.record(bot.bot_id, run_id, State.STOPPED, Goal.DOWN, "stopped", 4)[1]
+    assert len(told) == 4
