@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import cast
+
+import pytest
 
 from botproc import wire
 from supervisor.api import routes
@@ -83,3 +87,18 @@ def test_every_promise_is_held_by_tests_that_exist() -> None:
         assert link.search(promise), promise
     for name, file in link.findall(promised + not_promised):
         assert re.search(rf"^(async )?def {name}\(", (ROOT / file).read_text(), re.M), (file, name)
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd-analyze")
+def test_the_unit_is_one(tmp_path: Path) -> None:
+    unit = tmp_path / "bot-supervisor.service"
+    text = (ROOT / "docs" / "bot-supervisor.service").read_text()
+    unit.write_text(text.replace("/opt/bot-supervisor/bin/bot-supervisor", "/bin/true"))
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for link in re.findall(r"\]\(((?!http)[^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / link).exists(), (page.name, link)
