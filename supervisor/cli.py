@@ -87,7 +87,7 @@ def _flags(argv: Sequence[str]) -> dict[str, Any]:
         description="Runs fleets of Python bots, one process each, and keeps account of every run.",
         epilog=f"Each flag can also be set as {settings.PREFIX}<NAME> or in the TOML file. "
         f"Tokens: {settings.PREFIX}ADMIN_TOKEN and _READ_TOKEN, or --token-file. "
-        f"Other commands, each with a --help: {', '.join(f'bot-supervisor {name}' for name in COMMANDS)}.",
+        f"Other commands: bot-supervisor {', '.join(COMMANDS)}, each with a --help.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"bot-supervisor {__version__}")

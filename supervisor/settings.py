@@ -226,9 +226,7 @@ class Flags(pydantic_settings.BaseSettings):
         env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
     )
 
-    config: AbsolutePath | None = Field(
-        default=None, description="a TOML file with any of these settings, and [kinds.NAME]"
-    )
+    config: AbsolutePath | None = Field(default=None, description="a TOML file: these settings, and more")
     host: str = Field(default="127.0.0.1", min_length=1, description="the address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="the port to listen on; 0: a free one")
     uds: AbsolutePath | None = Field(

@@ -6,12 +6,16 @@ import base64
 import hashlib
 import hmac
 import json
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pydantic
 import pytest
 
-from supervisor import webhooks
+from supervisor import settings, webhooks
 from supervisor.model import Bot, Cause, Event, Goal, LastExit, RestartPolicy, State
 from supervisor.notices import bodies, notice, outbox
 from supervisor.notices.health import Change, Health
@@ -327,3 +331,47 @@ def test_urls_and_secrets_by_reference(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert (made.key, made.host) == (b"from a file", "example.org")
     assert "from" not in repr(made)
     assert set(webhooks.Topic) == made.on
+
+
+# ---- docs/notices.md
+
+DOCS = (Path(__file__).parents[2] / "docs" / "notices.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", DOCS, re.S)
+
+
+def test_the_page_names_all_that_can_be_set() -> None:
+    def named(heading: str) -> set[str]:
+        table = DOCS.partition(heading)[2].partition("\n\n")[0]
+        return {name for row in re.findall(r"^\| (`.*?) \|", table, re.M) for name in re.findall(r"\w+", row)}
+
+    assert named("| field | default |") == set(Webhook.model_fields)
+    assert named("| `on` | when |") == set(Topic)
+
+
+def test_the_examples_can_be_used(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    (tmp_path / "secret").write_text("https://discord.example/secret")
+    config.write_text(re.sub(r"file:/etc/bots/[\w-]+", f"file:{tmp_path}/secret", "\n".join(reversed(blocks("toml")))))
+    read = settings.read({"config": str(config)})
+    assert [hook.format for hook in read.webhooks] == ["json", "telegram", "discord", "slack"]
+    assert read.redis_url is not None
+
+
+def test_a_body_is_as_the_page_says() -> None:
+    [shown] = map(json.loads, blocks("json"))
+    sent = json.loads(bodies.encoded(webhook(), told(occurrence())))
+    assert [list(shown), list(shown["data"])] == [list(sent), list(sent["data"])]
+    assert list(shown["data"]["bots"][0]) == list(sent["data"]["bots"][0])
+
+
+def test_a_signature_is_verified_as_the_page_says() -> None:
+    names: dict[str, Any] = {"Mapping": Mapping, "base64": base64, "hmac": hmac, "time": time}
+    [code] = blocks("python")
+    exec(code, names)
+    headers = outbox.signed(webhook(secret="key"), b"body", "msg_1")
+    assert names["is_ours"](headers, b"body", b"key")
+    assert not names["is_ours"](headers, b"another", b"key")
+    assert not names["is_ours"]({**headers, "webhook-timestamp": "1"}, b"body", b"key")
