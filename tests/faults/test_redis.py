@@ -62,7 +62,8 @@ class Server:
         self._process.send_signal(signum)
 
     def entries(self) -> list[tuple[str, dict[str, Any]]]:
-        return list(self.client.xrange(STREAM))
+        found: Any = self.client.xrange(STREAM)
+        return list(found)
 
 
 @pytest.fixture
