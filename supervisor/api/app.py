@@ -109,10 +109,10 @@ async def telling(settings: Settings, ledger: Ledger) -> AsyncIterator[None]:
     """
     async with contextlib.AsyncExitStack() as told:
         if settings.webhooks:
-            from supervisor.notices import outbox
+            from supervisor.notices import teller
 
             await told.enter_async_context(
-                outbox.telling(settings.webhooks, ledger, recovered_after_s=settings.recovered_after_s)
+                teller.telling(settings.webhooks, ledger, recovered_after_s=settings.recovered_after_s)
             )
         if settings.redis_url is not None:
             try:

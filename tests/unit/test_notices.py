@@ -17,7 +17,7 @@ import pytest
 
 from supervisor import settings, webhooks
 from supervisor.model import Bot, Cause, Event, Goal, LastExit, RestartPolicy, State
-from supervisor.notices import bodies, notice, outbox
+from supervisor.notices import bodies, notice, sender
 from supervisor.notices.health import Change, Health
 from supervisor.notices.notice import Notices, Occurrence, topic_for
 from supervisor.webhooks import Topic, Webhook
@@ -288,11 +288,11 @@ def test_no_text_is_too_long(letter: str) -> None:
 def test_the_signature() -> None:
     key = b"0123456789abcdef"
     for secret, used in (("whsec_" + base64.b64encode(key).decode(), key), ("a secret", b"a secret")):
-        headers = outbox.signed(webhook(secret=secret), b'{"a":1}', "msg_1")
+        headers = sender.signed(webhook(secret=secret), b'{"a":1}', "msg_1")
         signed = f"msg_1.{headers['webhook-timestamp']}.".encode() + b'{"a":1}'
         expected = base64.b64encode(hmac.digest(used, signed, hashlib.sha256)).decode()
         assert headers["webhook-signature"] == f"v1,{expected}"
-    assert set(outbox.signed(webhook(), b"", "msg_1")) == {"webhook-id", "webhook-timestamp"}
+    assert set(sender.signed(webhook(), b"", "msg_1")) == {"webhook-id", "webhook-timestamp"}
 
 
 # ---- settings
@@ -371,7 +371,7 @@ def test_a_signature_is_verified_as_the_page_says() -> None:
     names: dict[str, Any] = {"Mapping": Mapping, "base64": base64, "hmac": hmac, "time": time}
     [code] = blocks("python")
     exec(code, names)
-    headers = outbox.signed(webhook(secret="key"), b"body", "msg_1")
+    headers = sender.signed(webhook(secret="key"), b"body", "msg_1")
     assert names["is_ours"](headers, b"body", b"key")
     assert not names["is_ours"](headers, b"another", b"key")
     assert not names["is_ours"]({**headers, "webhook-timestamp": "1"}, b"body", b"key")
