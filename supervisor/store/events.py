@@ -38,3 +38,29 @@ def insert(db: SqliteDatabase, event: model.Event, last_exit: model.LastExit | N
 def latest(db: SqliteDatabase) -> int:
     """The number of the latest event, 0 if there is none."""
     return db.execute(Event.select(fn.max(Event.event_id))).fetchone()[0] or 0
+
+
+_AFTER = """
+    SELECT event_id, at, event.bot_id, run_id, event.state, event.goal, event.reason, kind, name
+    FROM event JOIN bot ON bot.bot_id = event.bot_id WHERE event_id > ? ORDER BY event_id LIMIT ?
+"""
+
+
+def after(db: SqliteDatabase, event_id: int, *, limit: int) -> list[tuple[model.Event, str, str | None]]:
+    """Events with larger numbers, in their order, each with kind and name of its bot."""
+    return [
+        (
+            model.Event(
+                event_id=number,
+                at=at,
+                bot_id=bot_id,
+                run_id=run_id,
+                state=model.State(state),
+                goal=model.Goal(goal),
+                reason=reason,
+            ),
+            kind,
+            name,
+        )
+        for number, at, bot_id, run_id, state, goal, reason, kind, name in db.execute_sql(_AFTER, (event_id, limit))
+    ]

@@ -287,6 +287,18 @@ class Ledger:
         """The bot's last run, or None if it has none."""
         return await self._read(lambda db: runs.latest(db, bot_id))
 
+    async def latest_endings(self, asked: Sequence[tuple[int, model.Cause | None]]) -> list[model.Ending]:
+        """For each bot, be it forgotten, its latest run that ended by this cause."""
+        return await self._read(lambda db: [runs.latest_ending(db, *one) for one in asked])
+
+    async def latest_event(self) -> int:
+        """The number of the latest event, 0 if there is none."""
+        return await self._read(events.latest)
+
+    async def events_after(self, event_id: int, *, limit: int) -> list[tuple[model.Event, str, str | None]]:
+        """At most `limit` events with larger numbers, in their order, each with kind and name of its bot."""
+        return await self._read(lambda db: events.after(db, event_id, limit=limit))
+
     async def old_runs(self, ended_before: int, *, after: int, limit: int) -> tuple[list[int], int | None]:
         """At most `limit` runs that ended before a time, lowest id first, and after which id to look for more; None
         if there are no more."""
