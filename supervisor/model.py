@@ -313,6 +313,17 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """An event as the feed tells it, with what it says of the bot."""
+
+    event: Event
+    kind: str
+    name: str | None
+    deleted: bool
+    """The bot is gone, and this was the last of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """What a process uses, read from the kernel in one go."""
 

@@ -27,6 +27,7 @@ from supervisor.api import (
     problems,
     routes,
     server,
+    streams,
     threads,
 )
 from supervisor.engine.local import LocalEngine
@@ -48,7 +49,7 @@ LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 def create_app(fleet: Fleet, settings: Settings) -> FastAPI:
     """The application, from the outermost layer to the routes."""
-    table = routes.table(fleet)
+    table = routes.table(fleet, streams.Streams(settings.max_streams))
     level_of = routes.level_of(table)
     own = f"[{settings.host}]" if ":" in settings.host else settings.host
     app = document.Application(table, with_tokens=settings.admin_token is not None, params_schemas=fleet.params_schemas)
@@ -116,12 +117,12 @@ async def telling(settings: Settings, ledger: Ledger) -> AsyncIterator[None]:
             )
         if settings.redis_url is not None:
             try:
-                from supervisor import stream
+                from supervisor import redis_stream
             except ModuleNotFoundError:
                 raise errors.SettingsRefused(
                     "redis_url is set, but the package redis is not installed: pip install 'bot-supervisor[redis]'"
                 ) from None
-            await told.enter_async_context(stream.publishing(settings.redis_url, settings.redis_stream, ledger))
+            await told.enter_async_context(redis_stream.publishing(settings.redis_url, settings.redis_stream, ledger))
         yield
 
 

@@ -77,6 +77,12 @@ def sweep(db: SqliteDatabase, run_id: int, killed: int) -> None:
         db.execute_sql(sql, (killed, run_id))
 
 
+def log_ends(db: SqliteDatabase, bot_id: int, after: int) -> list[int]:
+    """Where in the bot's log runs ended, behind an offset."""
+    found = db.execute_sql("SELECT log_end FROM run WHERE bot_id = ? AND log_end > ?", (bot_id, after))
+    return [log_end for (log_end,) in found]
+
+
 def get(db: SqliteDatabase, run_id: int) -> model.Run | None:
     return next(iter(_values(db, Run.run_id == run_id)), None)
 

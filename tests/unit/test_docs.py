@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 
 from botproc import wire
-from supervisor.api import routes
+from supervisor.api import routes, streams
 from supervisor.fleet import Fleet
 from supervisor.model import Cause, State
 from supervisor.settings import Budget, Flags, Kind, Limits, Restart, Schedule
@@ -47,7 +47,7 @@ def test_every_limit_and_every_field_of_policies_and_schedules() -> None:
 
 
 def test_every_route() -> None:
-    table = routes.table(cast(Fleet, None))
+    table = routes.table(cast(Fleet, None), streams.Streams(0))
     there = {f"{row.method} {row.path}" for rows in table.values() for row in rows} | {"GET /openapi.json"}
     there = {route for route in there if "assets" not in route}
     assert set(re.findall(r"`((?:GET|POST|DELETE) /[^`?]*)`", section("API"))) == there

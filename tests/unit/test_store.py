@@ -409,8 +409,10 @@ async def test_events_with_larger_numbers(ledger: Ledger) -> None:
         await written
     assert await ledger.latest_event() == event.event_id
     found = await ledger.events_after(event.event_id - 3, limit=2)
-    assert [(told.event_id, told.state) for told, _, _ in found] == [
+    assert [(entry.event.event_id, entry.event.state) for entry in found] == [
         (event.event_id - 2, State.RUNNING),
         (event.event_id - 1, State.STOPPING),
     ]
-    assert await ledger.events_after(event.event_id - 1, limit=2) == [(event, "counter", "btc")]
+    assert await ledger.events_after(event.event_id - 1, limit=2) == [
+        model.Entry(event=event, kind="counter", name="btc", deleted=False)
+    ]

@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from supervisor import errors
-from supervisor.model import Event
+from supervisor.model import Entry
 from supervisor.store import Ledger
 
 log = logging.getLogger(__name__)
@@ -110,16 +110,16 @@ class Stream:
             if events:
                 # All or none: after one that was refused, for want of memory, no other may go before it.
                 async with self._client.pipeline(transaction=True) as batch:
-                    for event, kind, name in events:
+                    for entry in events:
                         batch.xadd(
                             self._name,
-                            _entry(event, kind, name),
-                            id=f"{event.event_id}-0",
+                            _fields(entry),
+                            id=f"{entry.event.event_id}-0",
                             maxlen=MAX_ENTRIES,
                             approximate=True,
                         )
                     await batch.execute()
-                self._sent = events[-1][0].event_id
+                self._sent = events[-1].event.event_id
                 if self._failures:
                     log.info("events go to Redis again", extra={"action": "stream-works"})
                 self._failures = 0
@@ -129,15 +129,16 @@ class Stream:
                 await self._news.wait()
 
 
-def _entry(event: Event, kind: str, name: str | None) -> dict[Any, Any]:
-    """The fields of an entry; those that have no value are left out."""
+def _fields(entry: Entry) -> dict[Any, Any]:
+    """Those that have no value are left out."""
+    event = entry.event
     fields = {
         "event_id": event.event_id,
         "at": event.at,
         "bot_id": event.bot_id,
         "run_id": event.run_id,
-        "kind": kind,
-        "name": name,
+        "kind": entry.kind,
+        "name": entry.name,
         "state": event.state,
         "goal": event.goal,
         "reason": event.reason,
