@@ -38,6 +38,7 @@ from supervisor.model import (
     Reloaded,
     Run,
     RunQuery,
+    Schedule,
     State,
     now_us,
 )
@@ -174,49 +175,91 @@ class Fleet:
 
     # ---- commands
 
-    async def create(self, new: NewBot, *, idempotency_key: str | None = None, wait: Wait) -> tuple[BotView, bool]:
-        """Makes a bot and starts it.
+    async def create(self, new: NewBot, *, idempotency_key: str | None = None, wait: Wait) -> BotView:
+        """Makes a bot and starts it, or gives the one that was made with the same idempotency key.
 
-        Returns the bot, and whether it was made now: an idempotency key that is known gives the bot made then.
         Raises NameTaken, LedgerUnavailable, ShuttingDown, and SpawnFailed: for a want of resources, in which case
         the bot is forgotten; with `Wait.PROCESS` also for what is wrong with the kind, and the bot is failed.
         """
-        self._refuse_when_shutting_down()
-        if idempotency_key is not None and (earlier := await self._ledger.bot_of_key(idempotency_key)) is not None:
-            # Before anything else: what it holds exclusively, it holds against others.
-            return await self.view(earlier.bot_id), False
-        with self._claim(new) as claim:
-            if new.schedule is not None:
-                return await self._create_to_wait(new, idempotency_key, claim)
-            started_at = now_us()
-            bot, run_id, created = await self._ledger.create_bot_and_run(
-                new,
-                started_at=started_at,
-                idempotency_key=idempotency_key,
-                budget=self._around.budget(new.kind, new.params),
-            )
-            if not created:
-                return await self.view(bot.bot_id), False
-            claim(bot.bot_id)
-        actor = self._actors[bot.bot_id] = Actor(bot, self._around, self._retire)
-        actor.begin(bot.reason, None if run_id is None else (run_id, started_at))
-        await actor.until(lambda: actor.process is not None or actor.spawn_error is not None)
+        actors, earlier = await self._create(new, 1, idempotency_key)
+        if earlier:
+            return await self.view(earlier[0].bot_id)
+        [actor] = actors
+        bot_id = actor.bot.bot_id
+        if (shortage := await self._attempt(actor)) is not None:
+            await self.delete(bot_id)
+            raise shortage
         error = actor.spawn_error
-        if error is not None and actor.state is not State.STOPPED:
-            permanent = isinstance(error, errors.SpawnFailed) and error.permanent
-            timed_out = actor.bot.last_exit is not None and actor.bot.last_exit.cause is Cause.START_TIMEOUT
-            if isinstance(error, errors.SpawnFailed | errors.LedgerUnavailable) and not permanent and not timed_out:
-                await self.delete(bot.bot_id)
-                raise error
-            if wait is Wait.PROCESS:
-                await actor.durable()
-                if isinstance(error, errors.BudgetSpent):
-                    raise errors.BudgetSpent(f"bot {bot.bot_id} waits: {error.detail}", bot_id=bot.bot_id)
-                raise errors.SpawnFailed(error.detail, permanent=True, bot_id=bot.bot_id)
+        if error is not None and actor.state is not State.STOPPED and wait is Wait.PROCESS:
+            await actor.durable()
+            if isinstance(error, errors.BudgetSpent):
+                raise errors.BudgetSpent(f"bot {bot_id} waits: {error.detail}", bot_id=bot_id)
+            raise errors.SpawnFailed(error.detail, permanent=True, bot_id=bot_id)
         if wait is Wait.READY:
             await actor.until(lambda: actor.state is not State.STARTING)
         await actor.durable()
-        return _view(actor), True
+        return _view(actor)
+
+    async def create_many(self, new: NewBot, count: int, *, idempotency_key: str | None = None) -> Sequence[BotView]:
+        """Makes so many bots that differ in nothing but their ids, and starts them side by side: all of them or, with
+        an error, none. Or gives those that were made with the same idempotency key, but for the forgotten ones.
+
+        Raises as `create` does with `Wait.ATTEMPT`, and CredentialHeld: only one of them could run.
+        """
+        actors, earlier = await self._create(new, count, idempotency_key)
+        if earlier:
+            there = await self.every(BotQuery(states=frozenset(State), after=earlier[0].bot_id - 1))
+            made_then = {bot.bot_id for bot in earlier}
+            return [view for view in there if view.bot_id in made_then]
+        shortages = [shortage for shortage in await asyncio.gather(*map(self._attempt, actors)) if shortage]
+        if shortages:
+            await asyncio.gather(*(self.delete(actor.bot.bot_id) for actor in actors))
+            raise shortages[0]
+        await asyncio.gather(*(actor.durable() for actor in actors))
+        return [_view(actor) for actor in actors]
+
+    async def _create(
+        self, new: NewBot, count: int, idempotency_key: str | None
+    ) -> tuple[Sequence[Actor], Sequence[Bot]]:
+        """New bots, whose starts have begun; or those that were made with the same key."""
+        self._refuse_when_shutting_down()
+        if idempotency_key is not None and (earlier := await self._ledger.bots_of_key(idempotency_key)):
+            # Before anything else: what they hold exclusively, they hold against others.
+            return (), earlier
+        with self._claim(new, count) as claim:
+            due = None if new.schedule is None else _first_time(new.schedule)
+            started_at = now_us() if due is None else None
+            made, created = await self._ledger.create_bots(
+                new,
+                count,
+                started_at=started_at,
+                idempotency_key=idempotency_key,
+                budget=self._around.budget(new.kind, new.params) if due is None else None,
+            )
+            if not created:
+                return (), [bot for bot, _ in made]
+            claim(made[0][0].bot_id)
+        actors = []
+        for bot, run_id in made:
+            actor = self._actors[bot.bot_id] = Actor(bot, self._around, self._retire)
+            actors.append(actor)
+            if due is not None:
+                actor.wait("waits for the first time of its schedule", due)
+            else:
+                actor.begin(bot.reason, None if run_id is None or started_at is None else (run_id, started_at))
+        return actors, ()
+
+    async def _attempt(self, actor: Actor) -> errors.Problem | None:
+        """Waits until a new bot has a process, or could not have one. Returns what it is for want of."""
+        await actor.until(
+            lambda: actor.process is not None or actor.spawn_error is not None or actor.state is State.BACKOFF
+        )
+        error = actor.spawn_error
+        if actor.state is State.STOPPED or not isinstance(error, errors.SpawnFailed | errors.LedgerUnavailable):
+            return None
+        permanent = isinstance(error, errors.SpawnFailed) and error.permanent
+        timed_out = actor.bot.last_exit is not None and actor.bot.last_exit.cause is Cause.START_TIMEOUT
+        return None if permanent or timed_out else error
 
     async def start(self, bot_id: int, *, wait: bool = True) -> BotView:
         """Starts a bot; one that is up already is left alone. Waits until it is up, or has failed.
@@ -590,12 +633,17 @@ class Fleet:
         return Rate(at_once=spec.starts_at_once, per_s=spec.starts_per_s)
 
     @contextlib.contextmanager
-    def _claim(self, new: NewBot) -> Iterator[Callable[[int], None]]:
-        """Holds the exclusive credential of a bot while it is made; it is the bot's once its id is told."""
+    def _claim(self, new: NewBot, count: int) -> Iterator[Callable[[int], None]]:
+        """Holds the exclusive credential of a bot while it is made; it is the bot's once its id is told.
+
+        Raises CredentialHeld, also when several bots are to have it.
+        """
         claims, credential = self._around.claims, self._around.exclusive(new.kind, new.params)
         if credential is None:
             yield lambda bot_id: None
             return
+        if count > 1:
+            raise errors.CredentialHeld(f"of bots with {credential} only one can run at a time")
         claims.take(credential, None)
         try:
             yield lambda bot_id: claims.give(credential, bot_id)
@@ -607,22 +655,12 @@ class Fleet:
         if actor.state in SETTLED:
             actor.claim()
 
-    async def _create_to_wait(
-        self, new: NewBot, idempotency_key: str | None, claim: Callable[[int], None]
-    ) -> tuple[BotView, bool]:
-        """A bot with a schedule is made, and started when its time comes."""
-        assert new.schedule is not None
-        due = schedules.next_after(new.schedule, now_us())
-        if due is None:
-            raise errors.BadParams(f"the schedule {new.schedule.cron!r} has no time that is still to come")
-        bot, created = await self._ledger.create_bot(new, idempotency_key=idempotency_key)
-        if not created:
-            return await self.view(bot.bot_id), False
-        claim(bot.bot_id)
-        actor = self._actors[bot.bot_id] = Actor(bot, self._around, self._retire)
-        actor.wait("waits for the first time of its schedule", due)
-        await actor.durable()
-        return _view(actor), True
+
+def _first_time(schedule: Schedule) -> int:
+    due = schedules.next_after(schedule, now_us())
+    if due is None:
+        raise errors.BadParams(f"the schedule {schedule.cron!r} has no time that is still to come")
+    return due
 
 
 def _is_settled(actor: Actor) -> Callable[[], bool]:

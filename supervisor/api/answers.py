@@ -86,6 +86,13 @@ class Bot:
     schedule: model.Schedule | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """The bots that were made, lowest id first."""
+
+    bots: Sequence[Bot]
+
+
 @dataclass(slots=True, kw_only=True)
 class Run:
     """The life of one process of a bot. Open while `cause` is null."""
@@ -207,7 +214,7 @@ class Problem(BaseModel):
     checks: dict[str, str | None] | None = None
 
 
-BOT, BOTS = TypeAdapter(Bot), TypeAdapter(list[Bot])
+BOT, BOTS, BATCH = TypeAdapter(Bot), TypeAdapter(list[Bot]), TypeAdapter(Batch)
 RUN, RUNS, HISTORY = TypeAdapter(Run), TypeAdapter(Runs), TypeAdapter(list[PastRun])
 CRASHES, EVENT = TypeAdapter(Crashes), TypeAdapter(Event)
 KIND, KINDS, RELOADED = TypeAdapter(model.KindView), TypeAdapter(Kinds), TypeAdapter(model.Reloaded)

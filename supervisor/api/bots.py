@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Annotated, Literal
 
 from fastapi import Header, Path, Query
@@ -40,7 +40,7 @@ class Bots:
 
     async def start_new(self, new: requests.NewBot | None = None, idempotency_key: IdempotencyKey = None) -> Response:
         """Make a bot and start it; answered once its process exists and its run is in the ledger."""
-        view, _ = await self._create(new, idempotency_key, Wait.PROCESS)
+        view = await self._create(new, idempotency_key, Wait.PROCESS)
         return answers.reply(answers.STARTED, answers.Started(bot_id=view.bot_id))
 
     async def stop_by_get(self, bot_id: BotId) -> Response:
@@ -69,7 +69,7 @@ class Bots:
     ) -> Response:
         """Make a bot and start it; answered once its process exists or could not be made. A known Idempotency-Key
         is answered in the same way, with the bot that was made then."""
-        view, _ = await self._create(new, idempotency_key, Wait.READY if wait else Wait.ATTEMPT)
+        view = await self._create(new, idempotency_key, Wait.READY if wait else Wait.ATTEMPT)
         return answers.reply(answers.BOT, answers.bot(view), status=201, headers={"Location": f"/bots/{view.bot_id}"})
 
     async def get_bot(self, bot_id: BotId) -> Response:
@@ -119,6 +119,15 @@ class Bots:
 
     # ---- many bots
 
+    async def create_many(self, many: requests.NewBots, idempotency_key: IdempotencyKey = None) -> Response:
+        """Make so many bots, which differ in nothing but their ids, and start them side by side: all of them or, with
+        a problem, none. Answered once each has a process or could not be given one. A known Idempotency-Key is
+        answered in the same way, with the bots that were made then."""
+        async with self._new(many) as new:
+            views = await self.fleet.create_many(new, many.count, idempotency_key=idempotency_key)
+        audit.concerns(*(view.bot_id for view in views))
+        return answers.reply(answers.BATCH, answers.Batch(bots=list(map(answers.bot, views))), status=201)
+
     async def start_many(
         self, which: Annotated[requests.Selector, Query()], _: requests.Nothing | None = None
     ) -> Response:
@@ -143,14 +152,19 @@ class Bots:
         query, grace_s = which.query(model.ACTIVE), how.grace_s if how else None
         return _results(await rollout.restart(self.fleet, query, grace_s=grace_s, max_parallel=which.max_parallel))
 
-    async def _create(
-        self, asked: requests.NewBot | None, idempotency_key: str | None, wait: Wait
-    ) -> tuple[model.BotView, bool]:
-        asked = asked or requests.NewBot()
+    async def _create(self, asked: requests.NewBot | None, idempotency_key: str | None, wait: Wait) -> model.BotView:
+        async with self._new(asked or requests.NewBot()) as new:
+            view = await self.fleet.create(new, idempotency_key=idempotency_key, wait=wait)
+        audit.concerns(view.bot_id)
+        return view
+
+    @contextlib.asynccontextmanager
+    async def _new(self, asked: requests.NewBot) -> AsyncIterator[model.NewBot]:
+        """What is asked for, checked, with the kind's defaults; for bots that are made in the block."""
         kind = self.fleet.defaults(asked.kind)
         schedule = asked.schedule or kind.schedule
         async with self.fleet.checked(asked.kind, asked.params) as params:
-            new = model.NewBot(
+            yield model.NewBot(
                 kind=asked.kind,
                 params=params,
                 name=asked.name,
@@ -160,9 +174,6 @@ class Bots:
                 limits=asked.limits.over(kind.default_limits) if asked.limits else kind.default_limits,
                 schedule=schedule.value if schedule else None,
             )
-            view, is_new = await self.fleet.create(new, idempotency_key=idempotency_key, wait=wait)
-        audit.concerns(view.bot_id)
-        return view, is_new
 
 
 async def _messages(found: AsyncGenerator[logs.Line | logs.Skipped | None, None]) -> AsyncGenerator[bytes, None]:

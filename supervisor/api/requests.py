@@ -99,6 +99,18 @@ class NewBot(_Body):
         return self
 
 
+class NewBots(NewBot):
+    """Bots to be made and started, all alike."""
+
+    count: Annotated[int, Strict()] = Field(ge=1, le=1000, description="how many")
+
+    @model_validator(mode="after")
+    def _nameless(self) -> Self:
+        if self.count > 1 and self.name is not None:
+            raise ValueError("only one bot can have the name: leave it out, or make them one by one")
+        return self
+
+
 class Nothing(_Body):
     """No more than an empty object."""
 

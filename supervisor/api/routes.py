@@ -52,6 +52,7 @@ def table(fleet: Fleet, open_streams: streams.Streams) -> Table:
         ),
         "bots": (
             Route(ADMIN, "POST", "/bots", b.create_bot, answers.Bot, (201,), problems=(409, 503)),
+            Route(ADMIN, "POST", "/bots/batch", b.create_many, answers.Batch, (201,), problems=(409, 503)),
             Route(READ, "GET", "/bots/{bot_id}", b.get_bot, answers.Bot, problems=(404, 503)),
             Route(ADMIN, "POST", "/bots/start", b.start_many, answers.Results, problems=(503,)),
             Route(ADMIN, "POST", "/bots/stop", b.stop_many, answers.Results, problems=(503,)),

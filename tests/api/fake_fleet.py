@@ -48,14 +48,17 @@ class FakeFleet:
 
     # ---- commands
 
-    async def create(
-        self, new: model.NewBot, *, idempotency_key: str | None = None, wait: Wait
-    ) -> tuple[model.BotView, bool]:
+    async def create_many(
+        self, new: model.NewBot, count: int, *, idempotency_key: str | None = None
+    ) -> Sequence[model.BotView]:
+        return [await self.create(new, wait=Wait.ATTEMPT) for _ in range(count)]
+
+    async def create(self, new: model.NewBot, *, idempotency_key: str | None = None, wait: Wait) -> model.BotView:
         self.waited.append(wait)
         if self.shutting_down:
             raise errors.ShuttingDown
         if idempotency_key in self.keys:
-            return self.bots[self.keys[idempotency_key]], False
+            return self.bots[self.keys[idempotency_key]]
         if new.name is not None and any(bot.name == new.name for bot in self.bots.values()):
             raise errors.NameTaken(f"there is a bot {new.name!r} already")
         if new.kind == "broken":
@@ -92,7 +95,7 @@ class FakeFleet:
                 last_exit=None,
             )
         )
-        return self.bots[bot_id], True
+        return self.bots[bot_id]
 
     async def start(self, bot_id: int, *, wait: bool = True) -> model.BotView:
         self.waited.append(wait)
