@@ -29,6 +29,9 @@ from supervisor import errors, model
 
 PREFIX = "BOT_SUPERVISOR_"
 
+_OF_CLIENTS = (f"{PREFIX}URL", f"{PREFIX}TOKEN")
+"""Where and as whom clients call. They can be set in a shell that the supervisor is started from."""
+
 ENTRY_POINTS = "bot_supervisor.kinds"
 """The group of entry points by which installed distributions bring kinds."""
 
@@ -434,14 +437,16 @@ def _installed() -> dict[str, dict[str, Any]]:
 
 def _environment() -> dict[str, Any]:
     for name in os.environ:
-        if name.upper().startswith(PREFIX) and name[len(PREFIX) :].lower() not in Settings.model_fields:
+        if name.upper() in _OF_CLIENTS or not name.upper().startswith(PREFIX):
+            continue
+        if name[len(PREFIX) :].lower() not in Settings.model_fields:
             raise errors.SettingsRefused(f"{name}: there is no such setting")
     try:
         env = pydantic_settings.EnvSettingsSource(Settings)()
     except pydantic_settings.SettingsError as error:
         raise errors.SettingsRefused(f"{PREFIX}*: {error}: it must be JSON") from None
     for name in list(os.environ):
-        if name.upper() in (f"{PREFIX}ADMIN_TOKEN", f"{PREFIX}READ_TOKEN"):
+        if name.upper() in (f"{PREFIX}ADMIN_TOKEN", f"{PREFIX}READ_TOKEN", f"{PREFIX}TOKEN"):
             del os.environ[name]
     return env
 
