@@ -110,11 +110,13 @@ def create_many(
     grace_s: float | None = None,
     limits: Mapping[str, Any] | None = None,
     schedule: Mapping[str, Any] | None = None,
+    wait: bool = False,
 ) -> Call[list[Bot]]:
     """Make `count` bots that are alike, and start them: all of them or, with a Problem, none."""
     return Call(
         method="POST",
         path="/bots/batch",
+        params={"wait": "ready"} if wait else {},
         body={"count": count, **_new(kind, params, None, labels, restart, grace_s, limits, schedule)},
         read=lambda answer: values.many(Bot, values.field(answer.json(), "bots")),
     )
@@ -208,7 +210,7 @@ def runs(
 ) -> Call[Page[Run]]:
     """The runs that match, oldest first: started at `since` or later, before `until` (both aware)."""
     path = "/runs" if bot_id is None else f"/bots/{bot_id}/runs"
-    params = _of_runs(None, kind, causes, fingerprint, since, until)
+    params = {"limit": _LARGE_PAGE, **_of_runs(None, kind, causes, fingerprint, since, until)}
     return Call(path=path, params=params, read=lambda answer: _page(Run, answer, "runs"))
 
 
