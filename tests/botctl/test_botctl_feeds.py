@@ -1,0 +1,91 @@
+"""The commands of botctl that follow, against the real program."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable
+from typing import IO
+
+import pytest
+
+from supervisor.botctl.exits import Exit
+from tests.botctl.test_botctl import Botctl, on_a_terminal
+from tests.program import Program
+from tests.waiting import wait_for
+
+KINDS = {"crashing": 'target = "misbehaving:raises"\nrestart = {policy = "never"}'}
+
+
+@pytest.fixture
+def botctl(shared: Program) -> Botctl:
+    return Botctl(shared)
+
+
+def read(file: IO[str] | None) -> Callable[[], str]:
+    """What has come so far, read by a thread of its own."""
+    assert file is not None
+    lines: list[str] = []
+    threading.Thread(target=lambda: lines.extend(file), daemon=True).start()
+    return lambda: "".join(lines)
+
+
+def test_logs_are_followed_until_ctrl_c(botctl: Botctl, shared: Program) -> None:
+    first, second = (shared.start_bot(params={"start_number": number}) for number in (100, 200))
+    with botctl.running("logs", "-f", str(first), str(second)) as process:
+        out = read(process.stdout)
+        wait_for(lambda: {f"bot-{first} | 101", f"bot-{second} | 201"} <= set(out().splitlines()), what="both go on")
+        shared.client.delete(f"/bots/{second}")
+        wait_for(lambda: f"bot-{first} | 103" in out(), what="one goes on without the other")
+    numbers = [int(number) for number in re.findall(rf"bot-{first} \| (\d+)", out())]
+    assert numbers == list(range(100, 100 + len(numbers)))
+
+
+def test_logs_of_one_bot_as_json(botctl: Botctl, shared: Program) -> None:
+    bot_id = shared.start_bot(params={"start_number": 7})
+    with botctl.running("logs", "-f", "--json", str(bot_id)) as process:
+        out = read(process.stdout)
+        wait_for(lambda: out().count("\n") >= 2, what="two lines came")
+    assert json.loads(out().splitlines()[1]) == {"bot_id": bot_id, "offset": 4, "line": "8"}
+
+
+def test_events(botctl: Botctl, shared: Program) -> None:
+    bot_id = shared.start_bot(name="adder")
+    shared.wait_state(bot_id, "running")
+    [line] = botctl("events").stdout.splitlines()
+    assert line.split()[2:] == ["bot-" + str(bot_id), "adder", "counter", "running", "its", "process", "is", "ready"]
+    with botctl.running("events", "-f", "--json", "--bot", str(bot_id)) as process:
+        out = read(process.stdout)
+        wait_for(lambda: "running" in out(), what="the state came")
+        shared.client.delete(f"/bots/{bot_id}")
+        wait_for(lambda: '"deleted": true' in out(), what="the end came")
+    events = [json.loads(line) for line in out().splitlines()]
+    assert [event["state"] for event in events][:3] == ["running", "stopping", "stopped"]
+    numbers = [event["event_id"] for event in events]
+    assert numbers == sorted(set(numbers))
+    assert botctl("events").stdout == ""
+
+
+def test_wait(botctl: Botctl, shared: Program) -> None:
+    bot_id = str(shared.start_bot())
+    assert botctl.json("wait", bot_id, "--for", "ready")["state"] == "running"
+    late = botctl("wait", bot_id, "--for", "stopped", "--timeout", "0.5", expected=Exit.NOT_ALL_WELL)
+    assert late.stderr == f"botctl: bot {bot_id} is not stopped after 0.5 s\n"
+    stop = threading.Timer(1, shared.post, (f"/stop/{bot_id}",))
+    stop.start()
+    assert botctl("wait", bot_id, "--for", "stopped").stdout.startswith(f"bot {bot_id} stopped: ")
+    stop.join()
+    assert " stopped: " in botctl("wait", bot_id, expected=Exit.NOT_ALL_WELL).stderr
+    bad = str(shared.start_bot("crashing"))
+    assert f"bot {bad} failed: " in botctl("wait", bad, "--timeout", "20", expected=Exit.NOT_ALL_WELL).stderr
+    botctl("wait", "99999", expected=Exit.REFUSED)
+
+
+def test_many_alike(botctl: Botctl) -> None:
+    lines = botctl("start", "--count", "3", "--label", "n=1").stdout.splitlines()
+    assert [re.fullmatch(r"bot \d+ (starting|running): .*", line) is not None for line in lines] == [True] * 3
+    assert len(botctl.json("start", "--count", "2")["bots"]) == 2
+    shown, code = on_a_terminal("logs", env=botctl.env)
+    assert code == 0
+    assert len(set(re.findall(r"\x1b\[(\d+)mbot-\d+", shown))) == 5
