@@ -59,7 +59,9 @@ async def _follow(url: str | None, bot_ids: Sequence[int], tail: int, prefixes: 
             try:
                 async for line in client.follow(bot_id, tail=tail):
                     if isinstance(line, Skipped):
-                        terminal.complain(f"bot {bot_id}: {line.bytes} bytes of its log were deleted before they came")
+                        terminal.complain(
+                            f"bot {bot_id}: {line.bytes or 'some'} bytes of its log were deleted before they came"
+                        )
                     else:
                         _print(bot_id, line.text, prefixes, json, offset=line.offset)
             except Problem as problem:
@@ -138,8 +140,6 @@ def wait(
     url: options.Url = None,
 ) -> int:
     """Wait until a bot is ready or stopped. Exit code 1: not within the timeout, or it cannot come any more."""
-    with Client(url) as client:
-        client.bot(bot_id)
     try:
         event = asyncio.run(_awaited(url, bot_id, goal, timeout))
     except TimeoutError:

@@ -89,7 +89,7 @@ def _screen(bots: list[Bot], height: int) -> Group:
     cpu = sum(bot.cpu_percent or 0 for bot in bots)
     memory = sum(bot.rss_bytes or 0 for bot in bots)
     now = datetime.now().strftime("%H:%M:%S")
-    total = f"{now}  {len(bots)} bots, {running} running  CPU {units.percent(cpu)}  memory {units.size(memory)}"
+    total = f"{now}  bots {len(bots)}  running {running}  CPU {units.percent(cpu)}  memory {units.size(memory)}"
     shown = terminal.table(_BOT_COLUMNS, map(_row, bots[: max(1, height - 3)]))
     return Group(terminal.cell(total, "bold"), terminal.cell(""), shown)
 

@@ -53,6 +53,7 @@ class Feed(Generic[T]):
     params: Mapping[str, Any] = field(default_factory=dict)
     since: int | None = None
     read: Callable[[ServerSentEvent], T]
+    is_last: Callable[[T], bool] = lambda _: False
 
 
 # ---- bots
@@ -253,9 +254,15 @@ def follow(bot_id: int, *, tail: int = 100, since: int | None = None) -> Feed[Li
 
 
 def events(*, bot_id: int | None = None, since: int | None = None) -> Feed[Event]:
-    """The latest event of each bot, or of one, then each change as it comes; without end. `since`: instead all events
-    with a larger number."""
-    return Feed(path="/events", params=_given(bot_id=bot_id), since=since, read=_event)
+    """The latest event of each bot, then each change as it comes, without end; or those of one bot until it is
+    deleted. `since`: instead all events with a larger number."""
+    return Feed(
+        path="/events",
+        params=_given(bot_id=bot_id),
+        since=since,
+        read=_event,
+        is_last=lambda event: event.deleted and bot_id is not None,
+    )
 
 
 def kinds() -> Call[list[Kind]]:

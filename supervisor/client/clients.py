@@ -151,7 +151,7 @@ class Client:
             following = _next(call, page)
 
     def read(self, feed: Feed[T]) -> Iterator[T]:
-        """What a feed says, without end; it is taken up again where it breaks."""
+        """What a feed says until its end, if it has one; it is taken up again where it breaks."""
         place = resumption.Resumption(feed, self._patience_s)
         while True:
             lost: problems.Error = problems.Unreachable(self.url, "it has ended the feed")
@@ -167,6 +167,8 @@ class Client:
                         value = place.take(message)
                         if value is not None:
                             yield value
+                            if feed.is_last(value):
+                                return
             except (SSEError, ValueError) as error:
                 raise problems.Unreachable(self.url, _other(error)) from None
             except httpx.RequestError as error:
@@ -241,7 +243,7 @@ class AsyncClient:
             following = _next(call, page)
 
     async def read(self, feed: Feed[T]) -> AsyncGenerator[T, None]:
-        """What a feed says, without end; it is taken up again where it breaks."""
+        """What a feed says until its end, if it has one; it is taken up again where it breaks."""
         place = resumption.Resumption(feed, self._patience_s)
         while True:
             lost: problems.Error = problems.Unreachable(self.url, "it has ended the feed")
@@ -257,6 +259,8 @@ class AsyncClient:
                         value = place.take(message)
                         if value is not None:
                             yield value
+                            if feed.is_last(value):
+                                return
             except (SSEError, ValueError) as error:
                 raise problems.Unreachable(self.url, _other(error)) from None
             except httpx.RequestError as error:

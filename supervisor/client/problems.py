@@ -20,8 +20,8 @@ class Error(Exception):
 class Unreachable(Error):
     """No supervisor answers there. The message is one line: where, and why."""
 
-    def __init__(self, url: str, why: object) -> None:
-        super().__init__(f"no supervisor answers at {url}: {why or type(why).__name__}")
+    def __init__(self, url: str, why: str | Exception) -> None:
+        super().__init__(f"no supervisor answers at {url}: {_told(why)}")
 
 
 class Problem(Error):
@@ -48,6 +48,15 @@ class Problem(Error):
         self.detail = detail
         self.bot_id = bot_id
         self.errors = errors
+
+
+def _told(why: str | BaseException) -> str:
+    """The first of the causes that says something: httpx says "all attempts failed" where that says why."""
+    told = str(why) or type(why).__name__
+    while isinstance(why, BaseException) and why.__cause__ is not None:
+        why = why.__cause__
+        told = str(why) or told
+    return told
 
 
 def of(response: httpx.Response) -> Problem:

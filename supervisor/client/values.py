@@ -205,7 +205,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skipped:
-    """So many bytes of a log were deleted before they could be read: it is bounded."""
+    """So many bytes of a log were deleted before they could be read, for it is bounded; 0: nobody knows how many."""
 
     bytes: int
 

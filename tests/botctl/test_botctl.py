@@ -55,8 +55,8 @@ class Botctl:
         return json.loads(self(*arguments, "--json", expected=expected).stdout)
 
     @contextmanager
-    def running(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        """The command while it runs; it is ended by SIGINT, as Ctrl-C does."""
+    def running(self, *arguments: str, told: str = "") -> Iterator[subprocess.Popen[str]]:
+        """The command while it runs; it is ended by SIGINT, as Ctrl-C does. `told`: on stderr."""
         with subprocess.Popen(
             [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=self.env, cwd=ROOT
         ) as process:
@@ -64,7 +64,7 @@ class Botctl:
                 yield process
                 process.send_signal(signal.SIGINT)
                 out, err = process.communicate(timeout=20)
-                assert (process.returncode, err) == (Exit.INTERRUPTED, ""), (out, err)
+                assert (process.returncode, err) == (Exit.INTERRUPTED, told), (out, err)
             finally:
                 process.kill()
 
@@ -74,8 +74,10 @@ def botctl(shared: Program) -> Botctl:
     return Botctl(shared)
 
 
-def on_a_terminal(*arguments: str, env: dict[str, str], columns: int = 100) -> tuple[str, int]:
-    """What the command shows on a terminal, and its exit code."""
+def on_a_terminal(
+    *arguments: str, env: dict[str, str], columns: int = 100, until: str | None = None
+) -> tuple[str, int]:
+    """What the command shows on a terminal, and its exit code. `until`: Ctrl-C is pressed once this is shown."""
     ours, theirs = pty.openpty()
     env = {**env, "TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": "30"}
     with subprocess.Popen([*COMMAND, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=env, cwd=ROOT) as it:
@@ -84,6 +86,9 @@ def on_a_terminal(*arguments: str, env: dict[str, str], columns: int = 100) -> t
         try:
             while chunk := os.read(ours, 65536):
                 shown += chunk
+                if until is not None and until in shown.decode(errors="replace"):
+                    it.send_signal(signal.SIGINT)
+                    until = None
         except OSError:  # The other side was closed.
             pass
         finally:
@@ -256,6 +261,15 @@ def test_colours_are_for_terminals_alone(botctl: Botctl) -> None:
     shown, code = on_a_terminal("stop", "--all", env=botctl.env)
     assert "stopping" in shown
     assert code == 0
+
+
+def test_top(botctl: Botctl) -> None:
+    botctl("start", "--name", "adder", "--wait")
+    shown, code = on_a_terminal("top", "--interval", "0.2", env=botctl.env, until="adder")
+    assert code == Exit.INTERRUPTED
+    assert "bots 1  running 1" in shown
+    assert shown.endswith("\x1b[?25h\x1b[?1049l"), "the cursor is back, and what was there before"
+    assert "Traceback" not in shown
 
 
 def test_bots_cannot_act_on_the_terminal(botctl: Botctl, shared: Program) -> None:
