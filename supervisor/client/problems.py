@@ -7,6 +7,9 @@ Error
 
 from __future__ import annotations
 
+import errno
+import os
+import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,13 +53,14 @@ class Problem(Error):
         self.errors = errors
 
 
-def _told(why: str | BaseException) -> str:
-    """The first of the causes that says something: httpx says "all attempts failed" where that says why."""
-    told = str(why) or type(why).__name__
-    while isinstance(why, BaseException) and why.__cause__ is not None:
-        why = why.__cause__
-        told = str(why) or told
-    return told
+def _told(why: str | Exception) -> str:
+    error: BaseException | None = why if isinstance(why, httpx.ConnectError) else None
+    while error is not None:
+        # httpx and anyio say that all attempts failed, and the first of their causes why.
+        if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.errno in errno.errorcode:
+            return os.strerror(error.errno)
+        error = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__ or error.__context__
+    return str(why) or type(why).__name__
 
 
 def of(response: httpx.Response) -> Problem:
