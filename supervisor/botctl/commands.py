@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Annotated
 
@@ -11,7 +11,8 @@ import typer
 
 from supervisor.botctl import options, terminal
 from supervisor.botctl.exits import Exit, Misused
-from supervisor.client import Bot, Client, Outcome, Problem
+from supervisor.botctl.together import together
+from supervisor.client import AsyncClient, Bot, Client, Outcome, Problem
 
 _AT_ONCE = 16
 """So many bots are told at the same time."""
@@ -36,18 +37,18 @@ def start(
 ) -> int:
     """Start a new bot of a kind, or bots there are. The kind is counter if none is named."""
     what = what or ["counter"]
+    if all(text.isascii() and text.isdigit() for text in what):
+        if param or name or label or count:
+            raise Misused("a bot that is there already has its parameters, name and labels")
+        return _each(url, "starting", list(map(int, what)), AsyncClient.start, _UP, json)
+    if len(what) > 1:
+        raise Misused("one kind, or some ids")
+    if count is not None and name is not None:
+        raise Misused("a name is for one bot alone")
+    params, labels = options.params(param) or None, options.pairs(label) or None
     with Client(url) as client:
-        if all(text.isascii() and text.isdigit() for text in what):
-            if param or name or label or count:
-                raise Misused("a bot that is there already has its parameters, name and labels")
-            return _each("starting", list(map(int, what)), client.start, _UP, json)
-        if len(what) > 1:
-            raise Misused("one kind, or some ids")
-        params, labels = options.params(param) or None, options.pairs(label) or None
         if count is None:
             bots = [client.create(what[0], params, name=name, labels=labels, wait=wait)]
-        elif name is not None:
-            raise Misused("a name is for one bot alone")
         else:
             with terminal.progress(f"starting {count}"):
                 bots = client.create_many(count, what[0], params, labels=labels, wait=wait)
@@ -70,13 +71,12 @@ def stop(
     url: options.Url = None,
 ) -> int:
     """Stop bots. Answered when each process, and all that it started, is gone."""
-    with Client(url) as client:
-        if _are_named(bot_ids, kind, label, name, state, every):
-            return _each("stopping", bot_ids or [], partial(client.stop, grace_s=grace_s), _DOWN, json)
-        with terminal.progress("stopping"):
-            outcomes = client.stop_many(
-                kind=kind, name=name, labels=options.pairs(label), states=state or (), all=every, grace_s=grace_s
-            )
+    if _are_named(bot_ids, kind, label, name, state, every):
+        return _each(url, "stopping", bot_ids or [], partial(AsyncClient.stop, grace_s=grace_s), _DOWN, json)
+    with Client(url) as client, terminal.progress("stopping"):
+        outcomes = client.stop_many(
+            kind=kind, name=name, labels=options.pairs(label), states=state or (), all=every, grace_s=grace_s
+        )
     return _results(outcomes, json)
 
 
@@ -95,33 +95,31 @@ def restart(
     url: options.Url = None,
 ) -> int:
     """Restart bots. Answered when each is ready, or has failed."""
-    with Client(url) as client:
-        if _are_named(bot_ids, kind, label, name, state, every):
-            if max_parallel is not None:
-                raise Misused("--max-parallel is for bots that are chosen by options")
-            return _each("restarting", bot_ids or [], partial(client.restart, grace_s=grace_s), _UP, json)
-        with terminal.progress("restarting"):
-            outcomes = client.restart_many(
-                kind=kind,
-                name=name,
-                labels=options.pairs(label),
-                states=state or (),
-                all=every,
-                grace_s=grace_s,
-                max_parallel=max_parallel,
-            )
+    if _are_named(bot_ids, kind, label, name, state, every):
+        if max_parallel is not None:
+            raise Misused("--max-parallel is for bots that are chosen by options")
+        return _each(url, "restarting", bot_ids or [], partial(AsyncClient.restart, grace_s=grace_s), _UP, json)
+    with Client(url) as client, terminal.progress("restarting"):
+        outcomes = client.restart_many(
+            kind=kind,
+            name=name,
+            labels=options.pairs(label),
+            states=state or (),
+            all=every,
+            grace_s=grace_s,
+            max_parallel=max_parallel,
+        )
     return _results(outcomes, json)
 
 
 def delete(bot_ids: options.SomeIds, json: options.Json = False, url: options.Url = None) -> int:
     """Stop bots, then forget them. Their logs go, their runs stay."""
-    with Client(url) as client:
 
-        def forget(bot_id: int) -> Outcome:
-            client.delete(bot_id)
-            return Outcome(bot_id=bot_id, ok=True, state="deleted", detail="")
+    async def forget(client: AsyncClient, bot_id: int) -> Outcome:
+        await client.delete(bot_id)
+        return Outcome(bot_id=bot_id, ok=True, state="deleted", detail="")
 
-        return _results(_side_by_side("deleting", bot_ids, forget), json)
+    return _results(asyncio.run(_side_by_side(url, "deleting", bot_ids, forget)), json)
 
 
 def signal(
@@ -148,30 +146,40 @@ def _are_named(bot_ids: Sequence[int] | None, *conditions: object) -> bool:
     return bool(bot_ids)
 
 
-def _each(what: str, bot_ids: Sequence[int], command: Callable[[int], Bot], good: Sequence[str], json: bool) -> int:
-    return _results(_side_by_side(what, bot_ids, lambda bot_id: _outcome(command(bot_id), good)), json)
+def _each(
+    url: str | None,
+    what: str,
+    bot_ids: Sequence[int],
+    command: Callable[[AsyncClient, int], Awaitable[Bot]],
+    good: Sequence[str],
+    json: bool,
+) -> int:
+    async def one(client: AsyncClient, bot_id: int) -> Outcome:
+        return _outcome(await command(client, bot_id), good)
+
+    return _results(asyncio.run(_side_by_side(url, what, bot_ids, one)), json)
 
 
-def _side_by_side(what: str, bot_ids: Sequence[int], command: Callable[[int], Outcome]) -> Sequence[Outcome]:
+async def _side_by_side(
+    url: str | None, what: str, bot_ids: Sequence[int], command: Callable[[AsyncClient, int], Awaitable[Outcome]]
+) -> Sequence[Outcome]:
     """The command to each of them. One that is refused concerns no other, but is raised where there is one alone."""
-    if len(bot_ids) == 1:
-        return [command(bot_ids[0])]
-    with terminal.progress(what, len(bot_ids)) as advance:
+    turns = asyncio.Semaphore(_AT_ONCE)
+    async with AsyncClient(url) as client:
+        if len(bot_ids) == 1:
+            return [await command(client, bot_ids[0])]
+        with terminal.progress(what, len(bot_ids)) as advance:
 
-        def one(bot_id: int) -> Outcome:
-            try:
-                return command(bot_id)
-            except Problem as problem:
-                return Outcome(bot_id=bot_id, ok=False, state=None, detail=str(problem))
-            finally:
-                advance()
+            async def one(bot_id: int) -> Outcome:
+                async with turns:
+                    try:
+                        return await command(client, bot_id)
+                    except Problem as problem:
+                        return Outcome(bot_id=bot_id, ok=False, state=None, detail=str(problem))
+                    finally:
+                        advance()
 
-        threads = ThreadPoolExecutor(_AT_ONCE)
-        try:
-            return list(threads.map(one, dict.fromkeys(bot_ids)))
-        finally:
-            # After Ctrl-C those that wait for their turn are not told any more.
-            threads.shutdown(cancel_futures=True)
+            return await together(*map(one, dict.fromkeys(bot_ids)))
 
 
 def _outcome(bot: Bot, good: Sequence[str]) -> Outcome:

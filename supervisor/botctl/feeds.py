@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Coroutine, Mapping, Sequence
-from typing import Annotated, Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import typer
 
 from supervisor.botctl import options, terminal, units
 from supervisor.botctl.exits import Exit, Misused
+from supervisor.botctl.together import together
 from supervisor.client import AsyncClient, Client, Event, Problem, Skipped
-
-T = TypeVar("T")
 
 _MOST_FOLLOWED = 100
 """So many logs are followed when none is named: each takes a connection."""
@@ -70,19 +69,8 @@ async def _follow(url: str | None, bot_ids: Sequence[int], tail: int, prefixes: 
                     raise
                 terminal.complain(problem)
 
-        await _together(*map(one, bot_ids))
+        await together(*map(one, bot_ids))
     return Exit.NOT_ALL_WELL
-
-
-async def _together(*work: Coroutine[Any, Any, None]) -> None:
-    """Side by side; the first error ends the others, and is raised as itself."""
-    tasks = [asyncio.ensure_future(each) for each in work]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _print(bot_id: int, text: str, prefixes: Mapping[int, str], json: bool, **more: Any) -> None:

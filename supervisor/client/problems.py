@@ -57,8 +57,9 @@ def _told(why: str | Exception) -> str:
     error: BaseException | None = why if isinstance(why, httpx.ConnectError) else None
     while error is not None:
         # httpx and anyio say that all attempts failed, and the first of their causes why.
-        if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.errno in errno.errorcode:
-            return os.strerror(error.errno)
+        number = error.errno if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else None
+        if number is not None and number in errno.errorcode:
+            return os.strerror(number)
         error = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__ or error.__context__
     return str(why) or type(why).__name__
 

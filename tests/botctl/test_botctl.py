@@ -138,10 +138,10 @@ def test_many(botctl: Botctl) -> None:
 
 
 def test_crashes_and_kinds(botctl: Botctl, shared: Program) -> None:
-    bot_id = botctl.json("start", "crashing")["bot_id"]
+    bot_id = shared.start_bot("crashing")
     shared.wait_state(bot_id, "failed")
     shared.ended_runs(bot_id)
-    [group] = botctl.json("crashes")
+    [group] = botctl.json("crashes", "--kind", "crashing")
     assert (group["count"], group["bot_id"]) == (1, bot_id)
     assert group["type"] in botctl("crashes").stdout
     assert botctl("start", "crashing", "--wait", expected=Exit.NOT_ALL_WELL).stderr.startswith("botctl: bot ")

@@ -15,7 +15,10 @@ from tests.botctl.test_botctl import Botctl, on_a_terminal
 from tests.program import Program
 from tests.waiting import wait_for
 
-KINDS = {"crashing": 'target = "misbehaving:raises"\nrestart = {policy = "never"}'}
+KINDS = {
+    "crashing": 'target = "misbehaving:raises"\nrestart = {policy = "never"}',
+    "deaf": 'target = "misbehaving:deaf"\ngrace_s = 3',
+}
 
 
 @pytest.fixture
@@ -102,6 +105,14 @@ def test_wait(botctl: Botctl, shared: Program) -> None:
     bad = str(shared.start_bot("crashing"))
     assert f"bot {bad} failed: " in botctl("wait", bad, "--timeout", "20", expected=Exit.NOT_ALL_WELL).stderr
     botctl("wait", "99999", expected=Exit.REFUSED)
+
+
+def test_ctrl_c_waits_for_no_stop(botctl: Botctl, shared: Program) -> None:
+    ids = [shared.start_bot("deaf") for _ in range(2)]
+    with botctl.running("stop", "--grace-s", "3", *map(str, ids)):
+        for bot_id in ids:
+            shared.wait_state(bot_id, "stopping")
+    assert [shared.bot(bot_id)["state"] for bot_id in ids] == ["stopping"] * 2, "botctl is gone, and they are not yet"
 
 
 def test_many_alike(botctl: Botctl, shared: Program) -> None:
