@@ -30,6 +30,12 @@ from supervisor.webhooks import Found, Webhook
 
 PREFIX = "BOT_SUPERVISOR_"
 
+_OF_CLIENTS = (f"{PREFIX}URL", f"{PREFIX}TOKEN")
+"""Where and as whom clients call. They can be set in a shell that the supervisor is started from."""
+
+_SECRET = tuple(f"{PREFIX}{name}" for name in ("ADMIN_TOKEN", "READ_TOKEN", "TOKEN", "REDIS_URL"))
+"""What bots do not inherit."""
+
 ENTRY_POINTS = "bot_supervisor.kinds"
 """The group of entry points by which installed distributions bring kinds."""
 
@@ -447,14 +453,16 @@ def _environment() -> dict[str, Any]:
     # Webhooks are for the file alone: what stands in the environment, every bot inherits.
     there = Settings.model_fields.keys() - {"webhooks"}
     for name in os.environ:
-        if name.upper().startswith(PREFIX) and name[len(PREFIX) :].lower() not in there:
+        if name.upper() in _OF_CLIENTS or not name.upper().startswith(PREFIX):
+            continue
+        if name[len(PREFIX) :].lower() not in there:
             raise errors.SettingsRefused(f"{name}: there is no such setting")
     try:
         env = pydantic_settings.EnvSettingsSource(Settings)()
     except pydantic_settings.SettingsError as error:
         raise errors.SettingsRefused(f"{PREFIX}*: {error}: it must be JSON") from None
     for name in list(os.environ):
-        if name.upper() in (f"{PREFIX}ADMIN_TOKEN", f"{PREFIX}READ_TOKEN", f"{PREFIX}REDIS_URL"):
+        if name.upper() in _SECRET:
             del os.environ[name]
     return env
 
