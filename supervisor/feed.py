@@ -53,8 +53,10 @@ async def entries(
     unwatch = ledger.watch(lambda *_: news.tell())
     try:
         if since is None:
+            newest = await ledger.latest_event()
+            # What has come since is in it too, or is of bots that are gone.
             present = await ledger.latest_events(bot_id)
-            since = max(present, default=0)
+            since = max(newest, *present)
             for begin in range(0, len(present), PAGE):
                 for entry in await ledger.events_numbered(present[begin : begin + PAGE]):
                     yield entry

@@ -196,11 +196,13 @@ class Fleet:
                 raise errors.BudgetSpent(f"bot {bot_id} waits: {error.detail}", bot_id=bot_id)
             raise errors.SpawnFailed(error.detail, permanent=True, bot_id=bot_id)
         if wait is Wait.READY:
-            await actor.until(lambda: actor.state is not State.STARTING)
+            await _has_started(actor)
         await actor.durable()
         return _view(actor)
 
-    async def create_many(self, new: NewBot, count: int, *, idempotency_key: str | None = None) -> Sequence[BotView]:
+    async def create_many(
+        self, new: NewBot, count: int, *, idempotency_key: str | None = None, wait: Wait
+    ) -> Sequence[BotView]:
         """Makes so many bots that differ in nothing but their ids, and starts them side by side: all of them or, with
         an error, none. Or gives those that were made with the same idempotency key, but for the forgotten ones.
 
@@ -215,6 +217,8 @@ class Fleet:
         if shortages:
             await asyncio.gather(*(self.delete(actor.bot.bot_id) for actor in actors))
             raise shortages[0]
+        if wait is Wait.READY:
+            await asyncio.gather(*map(_has_started, actors))
         await asyncio.gather(*(actor.durable() for actor in actors))
         return [_view(actor) for actor in actors]
 
@@ -654,6 +658,11 @@ class Fleet:
         """Raises CredentialHeld: what the bot needs is another's."""
         if actor.state in SETTLED:
             actor.claim()
+
+
+async def _has_started(actor: Actor) -> None:
+    """Or has failed to."""
+    await actor.until(lambda: actor.state is not State.STARTING)
 
 
 def _first_time(schedule: Schedule) -> int:

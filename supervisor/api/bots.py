@@ -17,6 +17,7 @@ from supervisor.fleet import Fleet, Wait
 
 BotId = Annotated[requests.Id, Path()]
 Settled = Annotated[bool, Query(alias="wait", description="0: answer at once, with 202")]
+Ready = Annotated[Literal["ready"] | None, Query(description="answer when it is ready, or has failed")]
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -64,7 +65,7 @@ class Bots:
     async def create_bot(
         self,
         new: requests.NewBot | None = None,
-        wait: Annotated[Literal["ready"] | None, Query(description="until it is ready, or has failed")] = None,
+        wait: Ready = None,
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
         """Make a bot and start it; answered once its process exists or could not be made. A known Idempotency-Key
@@ -119,12 +120,16 @@ class Bots:
 
     # ---- many bots
 
-    async def create_many(self, many: requests.NewBots, idempotency_key: IdempotencyKey = None) -> Response:
+    async def create_many(
+        self, many: requests.NewBots, wait: Ready = None, idempotency_key: IdempotencyKey = None
+    ) -> Response:
         """Make so many bots, which differ in nothing but their ids, and start them side by side: all of them or, with
         a problem, none. Answered once each has a process or could not be given one. A known Idempotency-Key is
         answered in the same way, with the bots that were made then."""
         async with self._new(many) as new:
-            views = await self.fleet.create_many(new, many.count, idempotency_key=idempotency_key)
+            views = await self.fleet.create_many(
+                new, many.count, idempotency_key=idempotency_key, wait=Wait.READY if wait else Wait.ATTEMPT
+            )
         audit.concerns(*(view.bot_id for view in views))
         return answers.reply(answers.BATCH, answers.Batch(bots=list(map(answers.bot, views))), status=201)
 

@@ -49,9 +49,9 @@ class FakeFleet:
     # ---- commands
 
     async def create_many(
-        self, new: model.NewBot, count: int, *, idempotency_key: str | None = None
+        self, new: model.NewBot, count: int, *, idempotency_key: str | None = None, wait: Wait
     ) -> Sequence[model.BotView]:
-        return [await self.create(new, wait=Wait.ATTEMPT) for _ in range(count)]
+        return [await self.create(new, wait=wait) for _ in range(count)]
 
     async def create(self, new: model.NewBot, *, idempotency_key: str | None = None, wait: Wait) -> model.BotView:
         self.waited.append(wait)

@@ -25,13 +25,15 @@ def batch(program: Program, count: int, **fields: Any) -> list[dict[str, Any]]:
 
 def test_a_hundred_with_one_call_and_gone_with_one_call(make_program: Make) -> None:
     program = make_program().start()
-    bots = batch(program, 100, start_number=7, labels={"team": "a"})
+    bots = program.post("/bots/batch?wait=ready", {"count": 100, "start_number": 7, "labels": {"team": "a"}}).json()[
+        "bots"
+    ]
     ids = [bot["bot_id"] for bot in bots]
     assert ids == list(range(1, 101))
     assert all(bot["pid"] for bot in bots)
     assert len({bot["pid"] for bot in bots}) == 100
     assert {bot["params"]["start_number"] for bot in bots} == {7}
-    wait_for(lambda: len(program.get("/bots", params={"label": "team:a", "state": "running"}).json()) == 100)
+    assert {bot["state"] for bot in bots} == {"running"}
     results = program.post("/bots/stop?label=team:a").json()["results"]
     assert {result["bot_id"] for result in results} == set(ids)
     assert all(result["ok"] for result in results)

@@ -52,7 +52,9 @@ def test_the_present_comes_first_and_then_each_change(program: Program) -> None:
             ("deleted", "stopped"),
         ]
     with following(program.client, "/events") as events:
-        assert {next(events).json()["bot_id"] for _ in range(2)} == {stopped, running}, "what is deleted is no present"
+        assert {next(events).json()["bot_id"] for _ in range(2)} == {stopped, running}
+        fourth = program.start_bot()
+        assert next(events).json()["bot_id"] == fourth, "what is deleted is past"
 
 
 def test_of_one_bot_until_it_is_deleted(program: Program) -> None:
