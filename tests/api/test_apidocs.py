@@ -34,7 +34,7 @@ def look(browser: Browser, url: str, then: Callable[[Page], None]) -> tuple[list
 
 @needs_browser
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("path", ["/apidocs", "/apidocs/", "/"])
+@pytest.mark.parametrize("path", ["/apidocs", "/apidocs/"])
 def test_every_operation_is_listed(api: Api, path: str) -> None:
     document = api.client.get("/openapi.json").json()
     operations = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
@@ -86,9 +86,9 @@ def test_the_page_needs_nothing_else(api: Api, path: str) -> None:
         ("swagger-ui.css", "text/css"),
         ("apidocs.js", "text/javascript"),
     ):
-        assert f"/apidocs/assets/{asset}" in page.text
-        response = api.client.get(f"/apidocs/assets/{asset}")
+        assert f"/assets/{asset}" in page.text
+        response = api.client.get(f"/assets/{asset}")
         assert response.status_code == 200
         assert response.headers["content-type"].startswith(media_type)
-        again = api.client.get(f"/apidocs/assets/{asset}", headers={"If-None-Match": response.headers["etag"]})
+        again = api.client.get(f"/assets/{asset}", headers={"If-None-Match": response.headers["etag"]})
         assert again.status_code == 304
