@@ -21,9 +21,14 @@ export function duration(seconds) {
   if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
   const s = Math.floor(seconds);
   if (s < 60) return `${s} s`;
-  if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
-  if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
-  return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
+  if (s < 3600) return two(s, 60, "min", 1, "s");
+  if (s < 86400) return two(s, 3600, "h", 60, "min");
+  return two(s, 86400, "d", 3600, "h");
+}
+
+function two(seconds, large, name, small, rest) {
+  const more = Math.floor((seconds % large) / small);
+  return `${Math.floor(seconds / large)} ${name}${more ? ` ${more} ${rest}` : ""}`;
 }
 
 const TODAY = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });

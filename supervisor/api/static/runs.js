@@ -153,14 +153,14 @@ export async function crashes(view, signal) {
       body.replaceChildren(element("p", { class: "empty" }, "No run has failed."));
       return;
     }
-    const heads = [["Times", "number"], ["Kind", ""], ["Cause", ""], ["What", "what"], ["First", "wide"], ["Latest", ""], ["Bot", "number wide"]];
+    const heads = [["Times", "number"], ["Kind", ""], ["Cause", "wide"], ["What", "what"], ["First", "wide"], ["Latest", ""], ["Bot", "number wide"]];
     const rows = crashes.map((crash) =>
       element(
         "tr",
         {},
         element("td", { class: "number" }, String(crash.count)),
-        element("td", {}, crash.kind),
-        element("td", {}, badge(crash.cause)),
+        element("td", { class: "what" }, crash.kind),
+        element("td", { class: "wide" }, badge(crash.cause)),
         element("td", { class: "what" }, element("a", { href: `#/runs/${crash.run_id}` }, crash.type ? `${crash.type}: ${crash.message}` : crash.detail || crash.fingerprint)),
         element("td", { class: "wide" }, format.time(crash.first_at)),
         element("td", {}, format.time(crash.last_at)),

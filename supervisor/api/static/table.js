@@ -36,21 +36,16 @@ class Row {
       const cell = element(tag, { class: column.key, scope: column.link ? "row" : null }, inner);
       return { column, cell, text: inner ?? cell };
     });
-    this.buttons = commands.VERBS.map((verb) => {
-      const name = `${commands.titled(verb)} bot ${bot_id}`;
-      const button = element(
-        "button",
-        { type: "button", class: "icon", "aria-label": name, title: name, onclick: () => commands.run(verb, [this.bot]) },
-        icon(verb),
-      );
-      return { verb, button };
-    });
+    // The first is start or stop: a button that changes keeps the focus that one of two would lose.
+    this.buttons = ["start", "restart", "delete"].map(() =>
+      element("button", { type: "button", class: "icon", onclick: (event) => commands.run(event.currentTarget.dataset.verb, [this.bot]) }),
+    );
     this.node = element(
       "tr",
       {},
       element("td", { class: "select" }, this.box),
       ...this.cells.map(({ cell }) => cell),
-      element("td", { class: "commands" }, ...this.buttons.map(({ button }) => button)),
+      element("td", { class: "commands" }, ...this.buttons),
     );
   }
 
@@ -66,7 +61,17 @@ class Row {
     }
     if (this.state.dataset.is === bot.state) return;
     this.state.dataset.is = bot.state;
-    for (const { verb, button } of this.buttons) button.disabled = !commands.fits(verb, bot.state);
+    const verbs = [commands.fits("stop", bot.state) ? "stop" : "start", "restart", "delete"];
+    this.buttons.forEach((button, n) => this.#offer(button, verbs[n]));
+  }
+
+  #offer(button, verb) {
+    button.disabled = !commands.fits(verb, this.bot.state);
+    if (button.dataset.verb === verb) return;
+    button.dataset.verb = verb;
+    button.title = `${commands.titled(verb)} bot ${this.bot_id}`;
+    button.setAttribute("aria-label", button.title);
+    button.replaceChildren(icon(verb));
   }
 }
 
