@@ -31,12 +31,14 @@ async function anotherThan(refused) {
 }
 
 /** The response, if it is good. Raises Problem for an answer that says no, TypeError or DOMException where none came. */
-export async function request(path, { method = "GET", body, headers = {}, signal } = {}) {
+async function request(path, { method = "GET", body, headers = {}, signal, ms } = {}) {
   for (;;) {
+    signal?.throwIfAborted();
     const sent = token.get();
     const response = await fetch(path, {
       method,
-      signal,
+      // The time that the viewer takes to find a token does not count.
+      signal: AbortSignal.any([signal, ms && AbortSignal.timeout(ms)].filter(Boolean)),
       cache: "no-store",
       headers: {
         ...(sent && { Authorization: `Bearer ${sent}` }),
@@ -49,28 +51,23 @@ export async function request(path, { method = "GET", body, headers = {}, signal
     const problem = new Problem(response.status, await response.json().catch(() => ({})));
     if (response.status !== 401) throw problem;
     await anotherThan(sent);
-    signal?.throwIfAborted();
   }
 }
 
-function within(ms, signal) {
-  return signal ? AbortSignal.any([signal, AbortSignal.timeout(ms)]) : AbortSignal.timeout(ms);
-}
-
 export async function get(path, signal) {
-  return (await request(path, { signal: within(READ_MS, signal) })).json();
+  return (await request(path, { signal, ms: READ_MS })).json();
 }
 
 export async function command(method, path, body) {
-  const response = await request(path, { method, body, signal: within(COMMAND_MS) });
+  const response = await request(path, { method, body, ms: COMMAND_MS });
   return response.status === 204 ? null : response.json();
 }
 
 /** All items of a bare list, which says in a Link header where its next page is. */
 export async function list(path) {
   const items = [];
-  for (let next = path; next; ) {
-    const response = await request(next, { signal: within(READ_MS) });
+  for (let next = path; next;) {
+    const response = await request(next, { ms: READ_MS });
     items.push(...(await response.json()));
     next = /<([^>]*)>; rel="next"/.exec(response.headers.get("Link") ?? "")?.[1];
   }
@@ -84,8 +81,13 @@ export function reason(error) {
 
 export function sleep(ms, signal) {
   return new Promise((resolve) => {
-    const timer = setTimeout(resolve, ms);
-    signal?.addEventListener("abort", () => (clearTimeout(timer), resolve()), { once: true });
+    const done = () => {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", done);
+      resolve();
+    };
+    const timer = setTimeout(done, ms);
+    signal.addEventListener("abort", done);
   });
 }
 
@@ -104,13 +106,14 @@ export function visible(signal) {
 }
 
 /**
- * Follows a stream of server-sent events until the signal aborts; `take` gets lists of {id, event, data}. It is EventSource with
- * a token. While nobody sees the page no stream is held: a browser has six connections for all its pages of one server.
+ * Follows a stream of server-sent events until the signal aborts; `take` gets lists of {id, event, data}. It is
+ * EventSource with a token. While nobody sees the page no stream is held: a browser has six connections for all its
+ * pages of one server.
  * Raises Problem when the supervisor refuses for good.
  */
 export async function follow(path, signal, take) {
   const stream = { path, lastId: null };
-  for (let failures = 0; !signal.aborted; ) {
+  for (let failures = 0; !signal.aborted;) {
     await visible(signal);
     if (signal.aborted) return;
     try {
@@ -121,7 +124,8 @@ export async function follow(path, signal, take) {
     } catch (error) {
       if (error instanceof Problem && error.status < 500 && error.status !== 429) throw error;
     }
-    if (document.visibilityState === "visible") await sleep(RETRY_MS[Math.min(failures++, RETRY_MS.length - 1)], signal);
+    if (document.visibilityState === "visible")
+      await sleep(RETRY_MS[Math.min(failures++, RETRY_MS.length - 1)], signal);
   }
 }
 

@@ -26,9 +26,14 @@ export async function show(view, signal, bot_id) {
 
   for (const verb of commands.VERBS) {
     const act = async () => {
-      if ((await commands.run(verb, [bot])) && !signal.aborted) await refresh();
+      const done = await commands.run(verb, [bot]);
+      if (!done.length || signal.aborted) return;
+      if (verb === "delete") location.hash = "#/";
+      else await refresh();
     };
-    buttons.append(element("button", { type: "button", "data-verb": verb, disabled: true, onclick: act }, commands.titled(verb)));
+    buttons.append(
+      element("button", { type: "button", "data-verb": verb, disabled: true, onclick: act }, commands.titled(verb)),
+    );
   }
   body.replaceChildren(
     reason,
@@ -53,10 +58,22 @@ export async function show(view, signal, bot_id) {
   async function drawRuns() {
     const all = await reader.read(signal);
     const table = runs.tableOf(all.slice(-ROWS), { caption: `Runs of bot ${bot_id}`, withBot: false });
-    const more = all.length > ROWS ? [element("p", { class: "help" }, `The latest ${ROWS} of ${all.length >= 500 ? "many" : all.length}.`)] : [];
-    past.replaceChildren(...(all.length ? [chart.timeline(all), element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Runs" }, table), ...more] : []));
+    const more =
+      all.length > ROWS
+        ? [element("p", { class: "help" }, `The latest ${ROWS} of ${all.length >= 500 ? "many" : all.length}.`)]
+        : [];
+    past.replaceChildren(
+      ...(all.length
+        ? [
+            chart.timeline(all),
+            element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Runs" }, table),
+            ...more,
+          ]
+        : []),
+    );
   }
 
+  /** Reads the bot again; false once there is none. */
   async function refresh() {
     try {
       bot = await api.get(`/bots/${bot_id}`, signal);
@@ -68,14 +85,14 @@ export async function show(view, signal, bot_id) {
         known = now;
       }
     } catch (error) {
-      if (signal.aborted) return;
-      if (error.status !== 404) return; // The banner says that nobody answers.
+      if (signal.aborted || error.status !== 404) return true; // The banner says that nobody answers.
       reason.textContent = "There is no such bot any more. Its runs are kept.";
       state.replaceChildren();
       for (const button of buttons.children) button.disabled = true;
-      await drawRuns().catch(() => {});
-      throw error;
+      await drawRuns().catch(() => {}); // Or there never was one.
+      return false;
     }
+    return true;
   }
 
   api
@@ -83,28 +100,33 @@ export async function show(view, signal, bot_id) {
       for (const { event, data } of messages) {
         const told = JSON.parse(data);
         const what = event === "deleted" ? "deleted" : told.state;
-        events.prepend(element("li", {}, element("time", { datetime: told.at }, format.time(told.at)), badge(what), element("span", {}, told.reason)));
+        events.prepend(
+          element(
+            "li",
+            {},
+            element("time", { datetime: told.at }, format.time(told.at)),
+            badge(what),
+            element("span", {}, told.reason),
+          ),
+        );
       }
       while (events.childElementCount > EVENTS) events.lastElementChild.remove();
-      refresh().catch(() => {});
+      refresh();
     })
     .catch((error) => events.replaceChildren(element("li", {}, `The events cannot be read: ${api.reason(error)}`)));
 
-  try {
-    while (!signal.aborted) {
-      await api.visible(signal);
-      await refresh();
-      await api.sleep(POLL_MS, signal);
-    }
-  } catch (error) {
-    if (error.status !== 404) throw error;
+  while (!signal.aborted && (await refresh())) {
+    await api.sleep(POLL_MS, signal);
+    await api.visible(signal);
   }
 }
 
 function factsOf(bot) {
   const json = (value) => (Object.keys(value).length ? element("code", {}, JSON.stringify(value)) : null);
   const last = bot.last_exit;
-  const limits = Object.fromEntries(Object.entries(bot.limits).filter(([, limit]) => limit !== null && limit !== false));
+  const limits = Object.fromEntries(
+    Object.entries(bot.limits).filter(([, limit]) => limit !== null && limit !== false),
+  );
   return {
     "Kind": bot.kind,
     "Wanted": bot.goal,
@@ -120,7 +142,9 @@ function factsOf(bot) {
     "Says": bot.status,
     "Last exit": last && `${last.cause}, ${format.ending(last)}, ${format.time(last.at)}`,
     "Started": bot.started_at && format.time(bot.started_at),
-    "Labels": Object.entries(bot.labels).map((pair) => pair.join(":")).join("  "),
+    "Labels": Object.entries(bot.labels)
+      .map((pair) => pair.join(":"))
+      .join("  "),
     "Params": json(bot.params),
     "Restart policy": `${bot.restart.policy}, at most ${bot.restart.max_restarts} in ${format.duration(bot.restart.within_s)}`,
     "Grace": format.duration(bot.grace_s),

@@ -22,19 +22,23 @@ export function fits(verb, state) {
 
 // What a bot does then is seen in its state: the call does not wait for it. A delete has nothing to be seen afterwards.
 function call(verb, bot_id) {
-  return verb === "delete" ? api.command("DELETE", `/bots/${bot_id}`) : api.command("POST", `/bots/${bot_id}/${verb}?wait=0`);
+  return verb === "delete"
+    ? api.command("DELETE", `/bots/${bot_id}`)
+    : api.command("POST", `/bots/${bot_id}/${verb}?wait=0`);
 }
 
-/** Does it for these bots, asking first where that is due. Resolves when all are answered, or to false if the viewer says no. */
+/** Does it for these bots, asking first where that is due. Resolves to those for which it was done. */
 export async function run(verb, bots) {
-  if ((verb === "delete" || bots.length > 1) && !(await confirmed(verb, bots))) return false;
+  if ((verb === "delete" || bots.length > 1) && !(await confirmed(verb, bots))) return [];
+  const done = [];
   const failed = [];
   const progress = bots.length > 1 ? showProgress(verb, bots.length) : null;
   const waiting = [...bots];
   async function work() {
-    for (let bot; (bot = waiting.shift()); ) {
+    for (let bot; (bot = waiting.shift());) {
       try {
         await call(verb, bot.bot_id);
+        done.push(bot);
       } catch (error) {
         failed.push({ bot, why: api.reason(error) });
         if (error.status === 403) waiting.length = 0; // It would be the same for each.
@@ -46,13 +50,15 @@ export async function run(verb, bots) {
   progress?.end();
   for (const { bot, why } of failed.slice(0, 3)) notice(`Cannot ${verb} bot ${bot.bot_id}: ${why}`, { bad: true });
   if (failed.length > 3) notice(`Cannot ${verb} ${failed.length - 3} more bots`, { bad: true });
-  else if (!failed.length) notice(bots.length === 1 ? `Bot ${bots[0].bot_id}: ${DONE[verb]}` : `${bots.length} bots: ${DONE[verb]}`);
-  return true;
+  else if (!failed.length)
+    notice(bots.length === 1 ? `Bot ${bots[0].bot_id}: ${DONE[verb]}` : `${bots.length} bots: ${DONE[verb]}`);
+  return done;
 }
 
 function confirmed(verb, bots) {
   const [bot] = bots;
-  const whom = bots.length > 1 ? `${bots.length} bots` : bot.name ? `bot ${bot.bot_id}, ${bot.name}` : `bot ${bot.bot_id}`;
+  const whom =
+    bots.length > 1 ? `${bots.length} bots` : bot.name ? `bot ${bot.bot_id}, ${bot.name}` : `bot ${bot.bot_id}`;
   const why = {
     start: "Those that are up are left alone.",
     stop: "Each gets SIGTERM, its grace, then SIGKILL.",
@@ -71,7 +77,11 @@ function confirmed(verb, bots) {
         "div",
         { class: "actions" },
         element("button", { type: "button", onclick: close(false) }, "Cancel"),
-        element("button", { type: "button", class: verb === "delete" || verb === "stop" ? "danger" : "primary", onclick: close(true) }, titled(verb)),
+        element(
+          "button",
+          { type: "button", class: verb === "delete" || verb === "stop" ? "danger" : "primary", onclick: close(true) },
+          titled(verb),
+        ),
       ),
     );
     showDialog(dialog);
@@ -79,7 +89,11 @@ function confirmed(verb, bots) {
 }
 
 function showProgress(verb, total) {
-  const bar = element("progress", { max: total, value: 0, "aria-label": `${titled(verb)} ${format.count(total, "bot")}` });
+  const bar = element("progress", {
+    max: total,
+    value: 0,
+    "aria-label": `${titled(verb)} ${format.count(total, "bot")}`,
+  });
   const text = element("span", {}, `${titled(verb)}: 0 of ${total}`);
   const box = element("div", { class: "notice", role: "status" }, text, bar);
   document.getElementById("notices").append(box);

@@ -42,7 +42,12 @@ for (const state of [null, ...STATES]) {
     else if (!states.delete(state)) states.add(state);
     draw();
   };
-  const chip = element("button", { type: "button", class: "chip", "data-is": state, "aria-pressed": "false", onclick: press }, many, state ?? "all");
+  const chip = element(
+    "button",
+    { type: "button", class: "chip", "data-is": state, "aria-pressed": "false", onclick: press },
+    many,
+    state ?? "all",
+  );
   chips.set(state, { chip, many });
   byId("totals").append(chip);
 }
@@ -66,7 +71,10 @@ function offer(select, all, values) {
   const wanted = [...new Set([...values, ...(select.value ? [select.value] : [])])].sort();
   if (select.dataset.has === JSON.stringify(wanted)) return;
   const { value } = select;
-  select.replaceChildren(element("option", { value: "" }, all), ...wanted.map((one) => element("option", { value: one }, one)));
+  select.replaceChildren(
+    element("option", { value: "" }, all),
+    ...wanted.map((one) => element("option", { value: one }, one)),
+  );
   select.value = value;
   select.dataset.has = JSON.stringify(wanted);
 }
@@ -97,13 +105,15 @@ function draw() {
 const selected = element("strong", {});
 byId("selection").append(
   selected,
-  ...commands.VERBS.map((verb) => element("button", { type: "button", onclick: () => commandSelected(verb) }, commands.titled(verb))),
+  ...commands.VERBS.map((verb) =>
+    element("button", { type: "button", onclick: () => commandSelected(verb) }, commands.titled(verb)),
+  ),
   element("button", { type: "button", class: "plain", onclick: () => table.clearSelection() }, "Clear"),
 );
 
 async function commandSelected(verb) {
   const bots = table.bots.filter((bot) => table.selected.has(bot.bot_id) && commands.fits(verb, bot.state));
-  if (bots.length && (await commands.run(verb, bots))) table.clearSelection();
+  if (bots.length && (await commands.run(verb, bots)).length) table.clearSelection();
 }
 
 table.addEventListener("drawn", () => {

@@ -5,7 +5,8 @@ const SVG = "http://www.w3.org/2000/svg";
 const ICONS = {
   start: "M4 2.5v11l9.5-5.5z",
   stop: "M3.5 3.5h9v9h-9z",
-  restart: "M8 2.5a5.5 5.5 0 1 0 5.4 6.5h-1.8A3.8 3.8 0 1 1 8 4.2c1 0 1.9.4 2.6 1L8.5 7.3H14V1.8l-2.2 2.2A5.5 5.5 0 0 0 8 2.5z",
+  restart:
+    "M8 2.5a5.5 5.5 0 1 0 5.4 6.5h-1.8A3.8 3.8 0 1 1 8 4.2c1 0 1.9.4 2.6 1L8.5 7.3H14V1.8l-2.2 2.2A5.5 5.5 0 0 0 8 2.5z",
   delete: "M4.2 3 3 4.2 6.8 8 3 11.8 4.2 13 8 9.2 11.8 13 13 11.8 9.2 8 13 4.2 11.8 3 8 6.8z",
 };
 
@@ -55,8 +56,18 @@ export function showDialog(dialog) {
 
 /** A message that stays until it is dismissed; a good one goes by itself. */
 export function notice(text, { bad = false, link = null } = {}) {
-  const close = element("button", { type: "button", class: "icon", "aria-label": "Dismiss", onclick: () => box.remove() }, icon("delete"));
-  const box = element("div", { class: bad ? "notice bad" : "notice", role: bad ? "alert" : "status" }, element("span", {}, text), link, close);
+  const close = element(
+    "button",
+    { type: "button", class: "icon", "aria-label": "Dismiss", onclick: () => box.remove() },
+    icon("delete"),
+  );
+  const box = element(
+    "div",
+    { class: bad ? "notice bad" : "notice", role: bad ? "alert" : "status" },
+    element("span", {}, text),
+    link,
+    close,
+  );
   const notices = byId("notices");
   notices.append(box);
   while (notices.childElementCount > 4) notices.firstElementChild.remove();

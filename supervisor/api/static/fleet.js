@@ -1,4 +1,4 @@
-// All bots as they were last told of: a listing every two seconds for the figures, the feed for each change of state at once.
+// All bots as they were last told of: a listing every two seconds for the figures, the feed for each change at once.
 
 import * as api from "./api.js";
 

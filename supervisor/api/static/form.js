@@ -8,7 +8,7 @@ class Unreadable extends Error {}
 
 let ids = 0;
 
-/** A labelled control with a place for its problem. `read()` gives the value, undefined for none; it may raise Unreadable. */
+/** A labelled control with a place for its problem. `read()` gives the value, undefined for none, or raises Unreadable. */
 class Field {
   constructor(name, control, { help = "", required = false, read }) {
     const id = `field-${++ids}`;
@@ -21,7 +21,12 @@ class Field {
     this.node = element(
       "div",
       { class: control.type === "checkbox" ? "field check" : "field" },
-      element("label", { for: id }, name, required ? element("span", { class: "required", "aria-hidden": "true" }, " *") : null),
+      element(
+        "label",
+        { for: id },
+        name,
+        required ? element("span", { class: "required", "aria-hidden": "true" }, " *") : null,
+      ),
       control,
       help ? element("p", { class: "help", id: `${id}-help` }, help) : null,
       this.problem,
@@ -46,7 +51,8 @@ function resolved(schema, root) {
   const nullable = some.length < choices.length;
   const scalars = some.every((one) => ["string", "number", "integer", "boolean"].includes(one.type) && !one.enum);
   // Of several scalars text is all of them, as in a command's arguments.
-  const one = some.length === 1 ? some[0] : scalars && some.some((one) => one.type === "string") ? { type: "string" } : {};
+  const one =
+    some.length === 1 ? some[0] : scalars && some.some((one) => one.type === "string") ? { type: "string" } : {};
   return { ...one, ...schema, anyOf: undefined, nullable };
 }
 
@@ -68,7 +74,7 @@ function json(control) {
   }
 }
 
-/** The field of one parameter. What is left empty is not sent: then it is the default, or the server says what is missing. */
+/** The field of one parameter. What is left empty is not sent: it is the default, or the server says what is missing. */
 export function fieldOf(name, given, root, required) {
   const schema = resolved(given, root);
   const has = schema.default !== undefined && schema.default !== null;
@@ -78,10 +84,19 @@ export function fieldOf(name, given, root, required) {
   const values = schema.enum ?? (schema.const === undefined ? null : [schema.const]);
   if (values || (schema.type === "boolean" && (schema.nullable || !has))) {
     const choices = values ?? [true, false];
-    const empty = required || schema.nullable || !has ? [element("option", { value: "" }, required ? "choose…" : "default")] : [];
-    const control = element("select", {}, ...empty, ...choices.map((value, n) => element("option", { value: n }, String(value))));
+    const empty =
+      required || schema.nullable || !has ? [element("option", { value: "" }, required ? "choose…" : "default")] : [];
+    const control = element(
+      "select",
+      {},
+      ...empty,
+      ...choices.map((value, n) => element("option", { value: n }, String(value))),
+    );
     if (has) control.value = String(choices.indexOf(schema.default));
-    return new Field(name, control, { ...options, read: () => (control.value === "" ? undefined : choices[Number(control.value)]) });
+    return new Field(name, control, {
+      ...options,
+      read: () => (control.value === "" ? undefined : choices[Number(control.value)]),
+    });
   }
   if (schema.type === "boolean") {
     const control = element("input", { type: "checkbox" });
@@ -90,14 +105,26 @@ export function fieldOf(name, given, root, required) {
   }
   if (schema.type === "integer" || schema.type === "number") {
     const integer = schema.type === "integer";
-    const control = element("input", { ...common, inputmode: integer ? "numeric" : "decimal", value: has ? schema.default : "" });
+    const control = element("input", {
+      ...common,
+      inputmode: integer ? "numeric" : "decimal",
+      value: has ? schema.default : "",
+    });
     return new Field(name, control, { ...options, read: () => number(control, integer) });
   }
   if (schema.type === "string") {
     const secret = schema.writeOnly || schema.format === "password";
     const before = has && !secret ? schema.default : "";
-    const control = element("input", { ...common, type: secret ? "password" : "text", autocomplete: secret ? "new-password" : "off", value: before });
-    return new Field(name, control, { ...options, read: () => (control.value === "" && before === "" ? undefined : control.value) });
+    const control = element("input", {
+      ...common,
+      type: secret ? "password" : "text",
+      autocomplete: secret ? "new-password" : "off",
+      value: before,
+    });
+    return new Field(name, control, {
+      ...options,
+      read: () => (control.value === "" && before === "" ? undefined : control.value),
+    });
   }
   const control = element("textarea", { ...common, rows: 2, placeholder: "JSON" });
   if (has) control.value = JSON.stringify(schema.default);
@@ -124,7 +151,9 @@ function labelsField() {
     const pairs = control.value.split(/[\s,]+/).filter(Boolean);
     if (!pairs.length) return undefined;
     if (pairs.some((pair) => !/^[^:]+:/.test(pair))) throw new Unreadable("a label is key:value");
-    return Object.fromEntries(pairs.map((pair) => [pair.slice(0, pair.indexOf(":")), pair.slice(pair.indexOf(":") + 1)]));
+    return Object.fromEntries(
+      pairs.map((pair) => [pair.slice(0, pair.indexOf(":")), pair.slice(pair.indexOf(":") + 1)]),
+    );
   };
   return new Field("Labels", control, { help: "key:value, with spaces between them", read });
 }
@@ -148,7 +177,11 @@ export async function startDialog() {
     notice(`Cannot read the kinds: ${api.reason(error)}`, { bad: true });
     return;
   }
-  const chosen = element("select", { id: "start-kind" }, ...kinds.map(({ name }) => element("option", { value: name }, name)));
+  const chosen = element(
+    "select",
+    { id: "start-kind" },
+    ...kinds.map(({ name }) => element("option", { value: name }, name)),
+  );
   const about = element("p", { class: "help" });
   const place = element("fieldset", {}, element("legend", {}, "Parameters"));
   const fields = { name: text("Name", "no two bots have the same"), labels: labelsField(), count: countField() };
@@ -165,7 +198,12 @@ export async function startDialog() {
     fields.labels.node,
     fields.count.node,
     problem,
-    element("div", { class: "actions" }, element("button", { type: "button", onclick: () => dialog.close() }, "Cancel"), submit),
+    element(
+      "div",
+      { class: "actions" },
+      element("button", { type: "button", onclick: () => dialog.close() }, "Cancel"),
+      submit,
+    ),
   );
   const dialog = element("dialog", { "aria-labelledby": "start-title" }, form);
   chosen.addEventListener("change", draw);
@@ -211,7 +249,10 @@ export async function startDialog() {
     const body = { kind: chosen.value, params: told, ...others };
     submit.disabled = true;
     try {
-      const made = count === 1 ? [await api.command("POST", "/bots", body)] : (await api.command("POST", "/bots/batch", { count, ...body })).bots;
+      const made =
+        count === 1
+          ? [await api.command("POST", "/bots", body)]
+          : (await api.command("POST", "/bots/batch", { count, ...body })).bots;
       dialog.close();
       const [bot] = made;
       const link = made.length === 1 ? element("a", { href: `#/bots/${bot.bot_id}` }, "Look") : null;
@@ -256,7 +297,9 @@ export function tokenDialog() {
       element("div", { class: "field" }, element("label", { for: "token-value" }, "Token"), control),
       element("div", { class: "actions" }, element("button", { type: "submit", class: "primary" }, "Continue")),
     );
-    const dialog = showDialog(element("dialog", { class: "confirm", "aria-labelledby": "token-title", onclose: () => resolve() }, form));
+    const dialog = showDialog(
+      element("dialog", { class: "confirm", "aria-labelledby": "token-title", onclose: () => resolve() }, form),
+    );
 
     function take(event) {
       event.preventDefault();

@@ -31,8 +31,8 @@ function two(seconds, large, name, small, rest) {
   return `${Math.floor(seconds / large)} ${name}${more ? ` ${more} ${rest}` : ""}`;
 }
 
-const TODAY = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
-const OTHER_DAY = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+const TODAY = new Intl.DateTimeFormat(undefined, { timeStyle: "medium", hourCycle: "h23" });
+const OTHER_DAY = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium", hourCycle: "h23" });
 
 /** A time of the API in the viewer's own time zone, without the date if it is today's. */
 export function time(text) {

@@ -9,7 +9,12 @@ const MOST = 2000;
 /** The log of a bot, followed until the signal aborts. */
 export function logOf(bot_id, signal) {
   const lines = element("div", { class: "lines" });
-  const more = element("button", { type: "button", class: "more", hidden: true, onclick: () => ((more.hidden = true), toEnd()) });
+  const more = element("button", {
+    type: "button",
+    class: "more",
+    hidden: true,
+    onclick: () => ((more.hidden = true), toEnd()),
+  });
   // Not a live region: a reader of the screen would hear every line.
   const box = element("div", { class: "log", role: "region", "aria-label": "Log", tabindex: "0" }, lines);
   box.addEventListener("scroll", () => atEnd() && draw(), { passive: true });

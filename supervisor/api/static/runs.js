@@ -5,7 +5,19 @@ import { badge, element } from "./dom.js";
 import * as format from "./format.js";
 
 const SHOWN = 500;
-const CAUSES = ["exited", "crashed", "killed", "stopped", "restarted", "stop-timeout", "start-timeout", "heartbeat", "oom", "spawn-failed", "lost"];
+const CAUSES = [
+  "exited",
+  "crashed",
+  "killed",
+  "stopped",
+  "restarted",
+  "stop-timeout",
+  "start-timeout",
+  "heartbeat",
+  "oom",
+  "spawn-failed",
+  "lost",
+];
 const PERIODS = { "the last hour": 3600, "the last day": 86400, "the last week": 604800, "ever": null };
 
 /** Reads runs, oldest first as they come, and keeps the newest. Asked again, it reads only what may have changed. */
@@ -33,25 +45,54 @@ export class Reader {
 
 /** A table of runs, the newest first. */
 export function tableOf(runs, { caption, withBot = true }) {
-  const heads = ["Run", withBot && "Bot", withBot && "Kind", "Cause", "Ended with", "Started", "Lasted", "CPU", "Memory"].filter(Boolean);
+  const heads = [
+    "Run",
+    withBot && "Bot",
+    withBot && "Kind",
+    "Cause",
+    "Ended with",
+    "Started",
+    "Lasted",
+    "CPU",
+    "Memory",
+  ].filter(Boolean);
   const rows = [...runs].reverse().map((run) => {
     const to = run.ended_at ? Date.parse(run.ended_at) : Date.now();
     const cells = [
-      element("td", { class: "number" }, element("a", { href: `#/runs/${run.run_id}`, "aria-label": `Run ${run.run_id}` }, String(run.run_id))),
-      withBot && element("td", { class: "number" }, element("a", { href: `#/bots/${run.bot_id}`, "aria-label": `Bot ${run.bot_id}` }, String(run.bot_id))),
+      element(
+        "td",
+        { class: "number" },
+        element("a", { href: `#/runs/${run.run_id}`, "aria-label": `Run ${run.run_id}` }, String(run.run_id)),
+      ),
+      withBot &&
+        element(
+          "td",
+          { class: "number" },
+          element("a", { href: `#/bots/${run.bot_id}`, "aria-label": `Bot ${run.bot_id}` }, String(run.bot_id)),
+        ),
       withBot && element("td", { class: "wide" }, run.kind),
       element("td", {}, badge(run.cause ?? "running")),
       element("td", { class: "wide" }, format.ending(run)),
       element("td", {}, format.time(run.started_at)),
       element("td", { class: "number" }, format.duration((to - Date.parse(run.started_at)) / 1000)),
-      element("td", { class: "number wide" }, run.cpu_seconds === null ? format.NONE : `${run.cpu_seconds.toFixed(2)} s`),
+      element(
+        "td",
+        { class: "number wide" },
+        run.cpu_seconds === null ? format.NONE : `${run.cpu_seconds.toFixed(2)} s`,
+      ),
       element("td", { class: "number wide" }, format.bytes(run.max_rss_bytes)),
     ];
     return element("tr", {}, ...cells.filter(Boolean));
   });
   const wide = new Set(["Kind", "Ended with", "CPU", "Memory"]);
   const numbers = new Set(["Run", "Bot", "Lasted", "CPU", "Memory"]);
-  const head = heads.map((title) => element("th", { scope: "col", class: `${wide.has(title) ? "wide" : ""} ${numbers.has(title) ? "number" : ""}` }, title));
+  const head = heads.map((title) =>
+    element(
+      "th",
+      { scope: "col", class: `${wide.has(title) ? "wide" : ""} ${numbers.has(title) ? "number" : ""}` },
+      title,
+    ),
+  );
   return element(
     "table",
     { class: "plain" },
@@ -64,7 +105,11 @@ export function tableOf(runs, { caption, withBot = true }) {
 /** Facts as a list of names and values; what is null is left out. */
 export function factsOf(facts) {
   const pairs = Object.entries(facts).filter(([, value]) => value !== null && value !== undefined && value !== "");
-  return element("dl", { class: "facts" }, ...pairs.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))));
+  return element(
+    "dl",
+    { class: "facts" },
+    ...pairs.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))),
+  );
 }
 
 /** Shows a view's heading and what it says when it cannot say anything. */
@@ -82,8 +127,11 @@ export function unreadable(body, error, signal) {
 }
 
 function choice(label, options, changed) {
-  const control = element("select", { "aria-label": label, onchange: changed }, ...options.map((option) => element("option", {}, option)));
-  return control;
+  return element(
+    "select",
+    { "aria-label": label, onchange: changed },
+    ...options.map((option) => element("option", {}, option)),
+  );
 }
 
 /** #/history: all runs. */
@@ -105,7 +153,10 @@ export async function history(view, signal) {
       const runs = await new Reader("/runs", query).read(signal);
       if (mine !== turn) return;
       const told = runs.length ? `${format.count(runs.length, "run")}, the newest first` : "No run was started then.";
-      body.replaceChildren(element("p", { class: "help", role: "status" }, told), ...(runs.length ? [tableOf(runs, { caption: "Runs of all bots" })] : []));
+      body.replaceChildren(
+        element("p", { class: "help", role: "status" }, told),
+        ...(runs.length ? [tableOf(runs, { caption: "Runs of all bots" })] : []),
+      );
     } catch (error) {
       if (mine === turn) unreadable(body, error, signal);
     }
@@ -136,8 +187,15 @@ export async function one(view, signal, run_id) {
         "Raised": run.raised && `${run.raised.type}: ${run.raised.message}`,
         "Params": params === "{}" ? null : element("code", {}, params),
       }),
-      ...(run.detail ? [element("h2", {}, "What is known"), element("pre", { class: "text", tabindex: "0" }, run.detail)] : []),
-      ...(run.last_lines.length ? [element("h2", {}, "Its last lines"), element("pre", { class: "text", tabindex: "0" }, run.last_lines.join("\n"))] : []),
+      ...(run.detail
+        ? [element("h2", {}, "What is known"), element("pre", { class: "text", tabindex: "0" }, run.detail)]
+        : []),
+      ...(run.last_lines.length
+        ? [
+            element("h2", {}, "Its last lines"),
+            element("pre", { class: "text", tabindex: "0" }, run.last_lines.join("\n")),
+          ]
+        : []),
     );
   } catch (error) {
     unreadable(body, error, signal);
@@ -153,7 +211,15 @@ export async function crashes(view, signal) {
       body.replaceChildren(element("p", { class: "empty" }, "No run has failed."));
       return;
     }
-    const heads = [["Times", "number"], ["Kind", ""], ["Cause", "wide"], ["What", "what"], ["First", "wide"], ["Latest", ""], ["Bot", "number wide"]];
+    const heads = [
+      ["Times", "number"],
+      ["Kind", ""],
+      ["Cause", "wide"],
+      ["What", "what"],
+      ["First", "wide"],
+      ["Latest", ""],
+      ["Bot", "number wide"],
+    ];
     const rows = crashes.map((crash) =>
       element(
         "tr",
@@ -161,19 +227,41 @@ export async function crashes(view, signal) {
         element("td", { class: "number" }, String(crash.count)),
         element("td", { class: "what" }, crash.kind),
         element("td", { class: "wide" }, badge(crash.cause)),
-        element("td", { class: "what" }, element("a", { href: `#/runs/${crash.run_id}` }, crash.type ? `${crash.type}: ${crash.message}` : crash.detail || crash.fingerprint)),
+        element(
+          "td",
+          { class: "what" },
+          element(
+            "a",
+            { href: `#/runs/${crash.run_id}` },
+            crash.type ? `${crash.type}: ${crash.message}` : crash.detail || crash.fingerprint,
+          ),
+        ),
         element("td", { class: "wide" }, format.time(crash.first_at)),
         element("td", {}, format.time(crash.last_at)),
-        element("td", { class: "number wide" }, element("a", { href: `#/bots/${crash.bot_id}`, "aria-label": `Bot ${crash.bot_id}` }, String(crash.bot_id))),
+        element(
+          "td",
+          { class: "number wide" },
+          element("a", { href: `#/bots/${crash.bot_id}`, "aria-label": `Bot ${crash.bot_id}` }, String(crash.bot_id)),
+        ),
       ),
     );
     body.replaceChildren(
-      element("p", { class: "help" }, next_cursor ? "The latest 200 groups of runs that failed in the same way." : "Runs that failed in the same way, the latest first."),
+      element(
+        "p",
+        { class: "help" },
+        next_cursor
+          ? "The latest 200 groups of runs that failed in the same way."
+          : "Runs that failed in the same way, the latest first.",
+      ),
       element(
         "table",
         { class: "plain crashes" },
         element("caption", { class: "visually-hidden" }, "Groups of failed runs"),
-        element("thead", {}, element("tr", {}, ...heads.map(([title, kind]) => element("th", { scope: "col", class: kind }, title)))),
+        element(
+          "thead",
+          {},
+          element("tr", {}, ...heads.map(([title, kind]) => element("th", { scope: "col", class: kind }, title))),
+        ),
         element("tbody", {}, ...rows),
       ),
     );

@@ -8,16 +8,51 @@ const OVERSCAN = 8; // Rows beyond both edges, so that Tab and a slow scroll fin
 const words = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
 
 const COLUMNS = [
-  { key: "bot_id", title: "Id", sort: (bot) => bot.bot_id, text: (bot) => String(bot.bot_id), link: true, number: true },
+  {
+    key: "bot_id",
+    title: "Id",
+    sort: (bot) => bot.bot_id,
+    text: (bot) => String(bot.bot_id),
+    link: true,
+  },
   { key: "name", title: "Name", sort: (bot) => bot.name, text: (bot) => bot.name ?? "" },
   { key: "kind", title: "Kind", sort: (bot) => bot.kind, text: (bot) => bot.kind },
   { key: "state", title: "State", sort: (bot) => bot.state, text: (bot) => bot.state },
   { key: "reason", title: "Reason", sort: (bot) => bot.reason, text: (bot) => bot.reason },
-  { key: "pid", title: "Pid", sort: (bot) => bot.pid, text: (bot) => (bot.pid === null ? format.NONE : String(bot.pid)), number: true },
-  { key: "cpu", title: "CPU", sort: (bot) => bot.cpu_percent, text: (bot) => format.percent(bot.cpu_percent), number: true, descending: true },
-  { key: "memory", title: "Memory", sort: (bot) => bot.rss_bytes, text: (bot) => format.bytes(bot.rss_bytes), number: true, descending: true },
-  { key: "uptime", title: "Uptime", sort: (bot) => bot.uptime_s, text: (bot) => format.duration(bot.uptime_s), number: true, descending: true },
-  { key: "restarts", title: "Restarts", sort: (bot) => bot.restarts, text: (bot) => String(bot.restarts), number: true, descending: true },
+  {
+    key: "pid",
+    title: "Pid",
+    sort: (bot) => bot.pid,
+    text: (bot) => (bot.pid === null ? format.NONE : String(bot.pid)),
+  },
+  {
+    key: "cpu",
+    title: "CPU",
+    sort: (bot) => bot.cpu_percent,
+    text: (bot) => format.percent(bot.cpu_percent),
+    descending: true,
+  },
+  {
+    key: "memory",
+    title: "Memory",
+    sort: (bot) => bot.rss_bytes,
+    text: (bot) => format.bytes(bot.rss_bytes),
+    descending: true,
+  },
+  {
+    key: "uptime",
+    title: "Uptime",
+    sort: (bot) => bot.uptime_s,
+    text: (bot) => format.duration(bot.uptime_s),
+    descending: true,
+  },
+  {
+    key: "restarts",
+    title: "Restarts",
+    sort: (bot) => bot.restarts,
+    text: (bot) => String(bot.restarts),
+    descending: true,
+  },
 ];
 
 /** One row. It touches only the cells whose text differs. */
@@ -31,14 +66,22 @@ class Row {
     });
     this.state = element("span", { class: "badge" });
     this.cells = COLUMNS.map((column) => {
-      const inner = column.link ? element("a", { href: `#/bots/${bot_id}`, "aria-label": `Bot ${bot_id}` }) : column.key === "state" ? this.state : null;
+      const inner = column.link
+        ? element("a", { href: `#/bots/${bot_id}`, "aria-label": `Bot ${bot_id}` })
+        : column.key === "state"
+          ? this.state
+          : null;
       const tag = column.link ? "th" : "td";
       const cell = element(tag, { class: column.key, scope: column.link ? "row" : null }, inner);
       return { column, cell, text: inner ?? cell };
     });
     // The first is start or stop: a button that changes keeps the focus that one of two would lose.
     this.buttons = ["start", "restart", "delete"].map(() =>
-      element("button", { type: "button", class: "icon", onclick: (event) => commands.run(event.currentTarget.dataset.verb, [this.bot]) }),
+      element("button", {
+        type: "button",
+        class: "icon",
+        onclick: (event) => commands.run(event.currentTarget.dataset.verb, [this.bot]),
+      }),
     );
     this.node = element(
       "tr",
@@ -88,7 +131,11 @@ export class Table extends EventTarget {
   constructor(node) {
     super();
     this.node = node;
-    this.selectAll = element("input", { type: "checkbox", "aria-label": "Select all bots shown", onchange: () => this.#selectAll() });
+    this.selectAll = element("input", {
+      type: "checkbox",
+      "aria-label": "Select all bots shown",
+      onchange: () => this.#selectAll(),
+    });
     this.heads = COLUMNS.map((column) => {
       const button = element("button", { type: "button", onclick: () => this.sort(column) }, column.title);
       return element("th", { scope: "col", class: column.key }, button);
@@ -101,7 +148,8 @@ export class Table extends EventTarget {
       element("th", { scope: "col", class: "commands" }, element("span", { class: "visually-hidden" }, "Commands")),
     );
     // What is above and below the rows that can be seen is two empty rows of that height.
-    const spacer = () => element("tr", { class: "spacer", "aria-hidden": "true" }, element("td", { colspan: COLUMNS.length + 2 }));
+    const spacer = () =>
+      element("tr", { class: "spacer", "aria-hidden": "true" }, element("td", { colspan: COLUMNS.length + 2 }));
     this.above = spacer();
     this.below = spacer();
     this.body = element("tbody", {}, this.above, this.below);
@@ -144,7 +192,9 @@ export class Table extends EventTarget {
 
   #markOrder() {
     const { column, descending } = this.#order;
-    COLUMNS.forEach((other, n) => this.heads[n].setAttribute("aria-sort", other !== column ? "none" : descending ? "descending" : "ascending"));
+    COLUMNS.forEach((other, n) =>
+      this.heads[n].setAttribute("aria-sort", other !== column ? "none" : descending ? "descending" : "ascending"),
+    );
   }
 
   /** However much happens, the document changes once a frame. */
@@ -179,7 +229,9 @@ export class Table extends EventTarget {
   }
 
   #drawRows() {
-    const height = this.#rows.values().next().value?.node.offsetHeight || 34;
+    const measured = this.#rows.values().next().value?.node.offsetHeight;
+    if (!measured && this.bots.length) this.#later(); // The first rows are made to be measured.
+    const height = measured || 32;
     const top = this.body.getBoundingClientRect().top;
     const first = Math.max(0, Math.min(Math.floor(-top / height) - OVERSCAN, this.bots.length - 1));
     const shown = this.bots.slice(first, first + Math.ceil(innerHeight / height) + 2 * OVERSCAN);
@@ -206,6 +258,7 @@ export class Table extends EventTarget {
 }
 
 function stretch(spacer, height) {
-  spacer.hidden = height <= 0;
-  spacer.firstElementChild.style.height = `${Math.max(0, height)}px`;
+  const wanted = `${Math.max(0, height)}px`;
+  const { style } = spacer.firstElementChild;
+  if (style.height !== wanted) style.height = wanted;
 }
