@@ -120,6 +120,7 @@ def test_by_keyboard_alone(page: Page, shared: Program) -> None:
     tab_to(page, f"Stop bot {bot['bot_id']}")
     page.keyboard.press("Enter")
     expect(state(page, bot["bot_id"])).to_have_text("stopped")
+    expect(page.get_by_role("status").filter(has_text="is stopped: was stopped (exit code 0)")).to_be_attached()
     # The same button, which has kept the focus.
     expect(page.get_by_role("button", name=f"Start bot {bot['bot_id']}", exact=True)).to_be_focused()
 
@@ -299,6 +300,19 @@ def test_a_lost_connection_is_told_and_comes_back(browser: Browser, shared: Prog
         page.context.set_offline(False)
         expect(page.locator("#lost")).to_be_hidden()
         expect(state(page, bot_id)).to_have_text("running")
+
+
+def test_a_log_goes_on_after_the_supervisor_was_replaced(browser: Browser, program: Program) -> None:
+    bot_id = program.start_bot()
+    with browser.new_page(base_url=str(program.client.base_url)) as page:
+        page.goto(f"/#/bots/{bot_id}")
+        lines = page.locator(".log .lines div")
+        expect(lines.get_by_text("1", exact=True)).to_be_visible()
+        assert program.replace().returncode == 0
+        later = str(len(program.bot_log(bot_id).split()) + 2)
+        expect(lines.get_by_text(later, exact=True)).to_be_visible()
+        shown = [int(line) for line in lines.all_inner_texts()]
+        assert shown == list(range(len(shown)))
 
 
 def test_a_token_is_asked_for(browser: Browser, make_program: Callable[..., Program]) -> None:
