@@ -12,11 +12,11 @@ import dataclasses
 import enum
 import logging
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from supervisor import credentials, errors, logs, params, schedules, secrets, settings
+from supervisor import credentials, errors, feed, logs, params, schedules, secrets, settings
 from supervisor.actor import Actor, Logs, ShutDown, Surroundings
 from supervisor.engine.protocol import Engine
 from supervisor.lifecycle import Event
@@ -29,6 +29,7 @@ from supervisor.model import (
     Cause,
     CrashGroup,
     CrashQuery,
+    Entry,
     Exit,
     Goal,
     KindView,
@@ -92,6 +93,7 @@ class Fleet:
         self._kinds = kinds
         self._rate = rate
         self._forget_log = forget_log
+        self._follower = follower
         self._around = Surroundings(
             engine=engine,
             ledger=ledger,
@@ -346,16 +348,39 @@ class Fleet:
 
     async def log_tail(self, bot_id: int, *, lines: int, run_id: int | None = None) -> bytes:
         """The last lines of a bot's log, or of one run of it. Raises UnknownBot, UnknownRun."""
-        start, end = 0, None
-        if run_id is not None:
-            run = await self._ledger.run(run_id)
-            if run is None or run.bot_id != bot_id:
-                raise errors.UnknownRun(f"bot {bot_id} has no run {run_id}", bot_id=bot_id)
-            start, end = run.log_start, run.log_end
-        elif bot_id not in self._actors:
-            await self._row(bot_id)
+        run = await self._run_of(bot_id, run_id)
+        start, end = (0, None) if run is None else (run.log_start, run.log_end)
         path = logs.log_path(self._log_dir, bot_id)
         return await asyncio.to_thread(logs.tail, path, lines, start=start, end=end)
+
+    def entries(self, *, since: int | None, bot_id: int | None) -> AsyncGenerator[Entry | None, None]:
+        """The feed of events, see `feed.entries`."""
+        return feed.entries(self._ledger, since=since, bot_id=bot_id)
+
+    async def log_lines(
+        self, bot_id: int, *, tail: int, offset: int | None, run_id: int | None
+    ) -> AsyncGenerator[logs.Line | logs.Skipped | None, None]:
+        """The lines of a bot's log, or of one run of it: from an offset on, or the last ones, and then each that comes;
+        see `feed.lines`. Raises UnknownBot, UnknownRun."""
+        run = await self._run_of(bot_id, run_id)
+        path = logs.log_path(self._log_dir, bot_id)
+        if offset is None:
+            end = await asyncio.to_thread(logs.size, path) if run is None or run.log_end is None else run.log_end
+            start = 0 if run is None else run.log_start
+            offset = end - len(await asyncio.to_thread(logs.tail, path, tail, start=start, end=end))
+        elif run is not None:
+            offset = max(offset, run.log_start)
+        return feed.lines(self._ledger, self._follower, logs.Reader(path, offset), bot_id=bot_id, run=run)
+
+    async def _run_of(self, bot_id: int, run_id: int | None) -> Run | None:
+        """The run, which is to be one of the bot, or to be none. Raises UnknownBot, UnknownRun."""
+        if run_id is None:
+            await self.view(bot_id)
+            return None
+        run = await self._ledger.run(run_id)
+        if run is None or run.bot_id != bot_id:
+            raise errors.UnknownRun(f"bot {bot_id} has no run {run_id}", bot_id=bot_id)
+        return run
 
     def health(self) -> Mapping[str, str | None]:
         """The checks of /readyz: None is good, a sentence is not."""

@@ -27,6 +27,7 @@ from supervisor.api import (
     problems,
     routes,
     server,
+    streams,
     threads,
 )
 from supervisor.engine.local import LocalEngine
@@ -48,7 +49,7 @@ LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 def create_app(fleet: Fleet, settings: Settings) -> FastAPI:
     """The application, from the outermost layer to the routes."""
-    table = routes.table(fleet)
+    table = routes.table(fleet, streams.Streams(settings.max_streams))
     level_of = routes.level_of(table)
     own = f"[{settings.host}]" if ":" in settings.host else settings.host
     app = document.Application(table, with_tokens=settings.admin_token is not None, params_schemas=fleet.params_schemas)
@@ -91,15 +92,49 @@ def console(settings: Settings) -> Iterator[logs.Console]:
 
 
 @contextlib.asynccontextmanager
+async def open_ledger(settings: Settings) -> AsyncIterator[Ledger]:
+    """The ledger, and those told of its events who are to be. Raises Refused."""
+    ledger = await Ledger.open(settings.data_dir / "ledger.sqlite3")
+    try:
+        async with telling(settings, ledger):
+            yield ledger
+    finally:
+        await ledger.close()
+
+
+@contextlib.asynccontextmanager
+async def telling(settings: Settings, ledger: Ledger) -> AsyncIterator[None]:
+    """While the block lasts, events go to the webhooks and the Redis stream of the settings, if there are any.
+
+    What that takes is imported only then: 5 MB each. Raises SettingsRefused.
+    """
+    async with contextlib.AsyncExitStack() as told:
+        if settings.webhooks:
+            from supervisor.notices import teller
+
+            await told.enter_async_context(
+                teller.telling(settings.webhooks, ledger, recovered_after_s=settings.recovered_after_s)
+            )
+        if settings.redis_url is not None:
+            try:
+                from supervisor import redis_stream
+            except ModuleNotFoundError:
+                raise errors.SettingsRefused(
+                    "redis_url is set, but the package redis is not installed: pip install 'bot-supervisor[redis]'"
+                ) from None
+            await told.enter_async_context(redis_stream.publishing(settings.redis_url, settings.redis_stream, ledger))
+        yield
+
+
+@contextlib.asynccontextmanager
 async def open_fleet(
-    settings: Settings, out: logs.Console, reread: Callable[[], Settings], leave: Callable[[], bool]
+    settings: Settings, ledger: Ledger, out: logs.Console, reread: Callable[[], Settings], leave: Callable[[], bool]
 ) -> AsyncIterator[Fleet]:
-    """The fleet of these settings, booted, with its ledger and its engine. Raises Refused.
+    """The fleet of these settings, booted, with its engine. Raises Refused.
 
     `leave` is asked at the end: whether bots and zygotes are left as they are, for a supervisor that comes at once.
     """
     data = settings.data_dir
-    ledger = await Ledger.open(data / "ledger.sqlite3")
     engine = LocalEngine(
         data,
         settings.kinds,
@@ -142,7 +177,6 @@ async def open_fleet(
         fleet.close()
         await asyncio.to_thread(follower.drain, DRAIN_S)
         follower.close()
-        await ledger.close()
 
 
 async def reload(fleet: Fleet) -> None:
@@ -179,7 +213,10 @@ async def serve(settings: Settings, reread: Callable[[], Settings]) -> socket.so
         # Until the fleet is there it is only not to kill us.
         loop.add_signal_handler(signal.SIGUSR2, replaced.set)
         loop.add_signal_handler(signal.SIGHUP, log.info, "got SIGHUP before there is something to reload")
-        async with open_fleet(settings, out, reread, lambda: replaced.is_set() and not stop.is_set()) as fleet:
+        async with (
+            open_ledger(settings) as ledger,
+            open_fleet(settings, ledger, out, reread, lambda: replaced.is_set() and not stop.is_set()) as fleet,
+        ):
             reloads: set[asyncio.Task[None]] = set()
 
             def hang_up() -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated, Literal
 
 from fastapi import Header, Path, Query
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from supervisor import model, rollout
-from supervisor.api import answers, audit, paging, requests
+from supervisor import logs, model, rollout
+from supervisor.api import answers, audit, paging, requests, streams
 from supervisor.fleet import Fleet, Wait
 
 BotId = Annotated[requests.Id, Path()]
@@ -30,8 +32,9 @@ IdempotencyKey = Annotated[
 class Bots:
     """The calls that reach the fleet."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, open_streams: streams.Streams) -> None:
         self.fleet = fleet
+        self.streams = open_streams
 
     # ---- the short form
 
@@ -97,11 +100,20 @@ class Bots:
 
     async def tail_logs(
         self,
+        request: Request,
         bot_id: BotId,
         tail: Annotated[int, Query(ge=1, le=10_000, description="how many lines")] = 100,
         run: Annotated[requests.Id | None, Query(description="of this run only")] = None,
+        last_event_id: Annotated[
+            requests.Number | None, Header(alias="Last-Event-ID", description="in a stream: go on behind this")
+        ] = None,
     ) -> Response:
-        """The last lines that the bot wrote. Bytes that are not UTF-8 are replaced."""
+        """The last lines that the bot wrote. Bytes that are not UTF-8 are replaced. With `Accept: text/event-stream`,
+        these and each that comes, until the bot is deleted or the run that is named has ended: a message for each
+        line, whose id is the offset in the log behind it. A message `skipped` says how many bytes are gone."""
+        if streams.EventStream.media_type in request.headers.get("accept", ""):
+            found = await self.fleet.log_lines(bot_id, tail=tail, offset=last_event_id, run_id=run)
+            return streams.EventStream(self.streams, _messages(found))
         lines = await self.fleet.log_tail(bot_id, lines=tail, run_id=run)
         return PlainTextResponse(lines.decode("utf-8", "replace"))
 
@@ -151,6 +163,19 @@ class Bots:
             view, is_new = await self.fleet.create(new, idempotency_key=idempotency_key, wait=wait)
         audit.concerns(view.bot_id)
         return view, is_new
+
+
+async def _messages(found: AsyncGenerator[logs.Line | logs.Skipped | None, None]) -> AsyncGenerator[bytes, None]:
+    async with contextlib.aclosing(found):
+        async for piece in found:
+            match piece:
+                case None:
+                    yield KEEPALIVE_COMMENT
+                case logs.Line(next_offset=offset, data=data):
+                    line = data.decode("utf-8", "replace").removesuffix("\r")
+                    yield format_sse_event(data_str=line, id=str(offset))
+                case logs.Skipped(next_offset=offset, size=size):
+                    yield format_sse_event(data_str=str(size), event="skipped", id=str(offset))
 
 
 def _results(outcomes: Sequence[model.Outcome]) -> Response:

@@ -62,6 +62,7 @@ def _some_of(*known: str) -> tuple[AfterValidator, WithJsonSchema]:
 
 
 Id = Annotated[int, BeforeValidator(_digits), Field(ge=1, le=LARGEST)]
+Number = Annotated[int, BeforeValidator(_digits), Field(ge=0, le=LARGEST)]
 Text = Annotated[str, AfterValidator(_printable), Field(max_length=200)]
 Name = Annotated[Text, Field(min_length=1)]
 States = Annotated[str, *_some_of(*model.State, "all")]

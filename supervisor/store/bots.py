@@ -70,8 +70,8 @@ def count_restarts(db: SqliteDatabase, bot_id: int, restarts: int) -> None:
     tables.update(db, Bot, bot_id, {"restarts": restarts})
 
 
-def forget(db: SqliteDatabase, bot_id: int) -> None:
-    tables.update(db, Bot, bot_id, {"forgotten_at": model.now_us()}, where="forgotten_at IS NULL")
+def forget(db: SqliteDatabase, bot_id: int, at: int) -> None:
+    tables.update(db, Bot, bot_id, {"forgotten_at": at})
 
 
 def get(db: SqliteDatabase, bot_id: int) -> model.Bot | None:

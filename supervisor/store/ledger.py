@@ -187,8 +187,27 @@ class Ledger:
         return await self._writer.command(write)
 
     async def forget_bot(self, bot_id: int) -> None:
-        """Hide the bot and free its name. Its runs stay, and its id is never used again."""
-        await self._writer.command(lambda db: bots.forget(db, bot_id))
+        """Hide the bot and free its name, with an event that says so. Its runs stay, and its id is never used again."""
+
+        def write(db: SqliteDatabase) -> model.Event | None:
+            bot = bots.get(db, bot_id)
+            if bot is None:
+                return None
+            event = model.Event(
+                event_id=event_id,
+                at=at,
+                bot_id=bot_id,
+                run_id=None,
+                state=bot.state,
+                goal=model.Goal.DOWN,
+                reason="was deleted",
+            )
+            events.insert(db, event, None)
+            bots.forget(db, bot_id, at)
+            return event
+
+        event_id, at = next(self._event_ids), model.now_us()
+        await self._writer.command(write, lambda event: self._tell(event, None) if event else None)
 
     async def delete_runs(self, run_ids: Collection[int]) -> int:
         """Delete those of the runs that have ended, with what happened to their bots before the first run that is
@@ -286,6 +305,30 @@ class Ledger:
     async def latest_run(self, bot_id: int) -> model.Run | None:
         """The bot's last run, or None if it has none."""
         return await self._read(lambda db: runs.latest(db, bot_id))
+
+    async def latest_endings(self, asked: Sequence[tuple[int, model.Cause | None]]) -> list[model.Ending]:
+        """For each bot, be it forgotten, its latest run that ended by this cause."""
+        return await self._read(lambda db: [runs.latest_ending(db, *one) for one in asked])
+
+    async def latest_event(self) -> int:
+        """The number of the latest event, 0 if there is none."""
+        return await self._read(events.latest)
+
+    async def events_after(self, event_id: int, *, limit: int, bot_id: int | None = None) -> list[model.Entry]:
+        """At most `limit` events with larger numbers, in their order; those of one bot, if one is named."""
+        return await self._read(lambda db: events.after(db, event_id, limit=limit, bot_id=bot_id))
+
+    async def events_numbered(self, event_ids: Collection[int]) -> list[model.Entry]:
+        """The events with these numbers that are there, in their order."""
+        return await self._read(lambda db: events.numbered(db, event_ids))
+
+    async def latest_events(self, bot_id: int | None = None) -> list[int]:
+        """The numbers of the latest event of each bot that is not forgotten, or of this one; sorted."""
+        return await self._read(lambda db: events.latest_of_each(db, bot_id))
+
+    async def log_ends(self, bot_id: int, after: int) -> list[int]:
+        """Where in the bot's log runs ended, behind an offset."""
+        return await self._read(lambda db: runs.log_ends(db, bot_id, after))
 
     async def old_runs(self, ended_before: int, *, after: int, limit: int) -> tuple[list[int], int | None]:
         """At most `limit` runs that ended before a time, lowest id first, and after which id to look for more; None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from supervisor import errors, model, params, settings
+from supervisor import errors, logs, model, params, settings
 from supervisor.fleet import Wait
 
 BEGAN = 1_712_438_975_499_784
@@ -184,6 +184,36 @@ class FakeFleet:
         ]
         page = found[: query.limit]
         return model.Page(page, page[-1].run_id if len(found) > len(page) else None)
+
+    async def entries(self, *, since: int | None, bot_id: int | None) -> AsyncGenerator[model.Entry | None, None]:
+        """All of it there is, and then an end."""
+        for bot in self.bots.values():
+            if bot_id in (None, bot.bot_id) and bot.bot_id > (since or 0):
+                event = model.Event(
+                    event_id=bot.bot_id,
+                    at=BEGAN,
+                    bot_id=bot.bot_id,
+                    run_id=bot.run_id,
+                    state=bot.state,
+                    goal=bot.goal,
+                    reason=bot.reason,
+                )
+                yield model.Entry(event=event, kind=bot.kind, name=bot.name, deleted=False)
+        yield None
+
+    async def log_lines(
+        self, bot_id: int, *, tail: int, offset: int | None, run_id: int | None
+    ) -> AsyncGenerator[logs.Line | logs.Skipped | None, None]:
+        log = await self.log_tail(bot_id, lines=tail, run_id=run_id)
+
+        async def lines() -> AsyncGenerator[logs.Line | logs.Skipped | None, None]:
+            end = 0
+            for line in log.splitlines(keepends=True):
+                end += len(line)
+                if end > (offset or 0):
+                    yield logs.Line(next_offset=end, data=line.removesuffix(b"\n"))
+
+        return lines()
 
     async def log_tail(self, bot_id: int, *, lines: int, run_id: int | None = None) -> bytes:
         await self.view(bot_id)

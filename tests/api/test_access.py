@@ -10,13 +10,13 @@ import httpx
 import pytest
 
 from supervisor import settings
-from supervisor.api import access, routes
+from supervisor.api import access, routes, streams
 from supervisor.fleet import Fleet
 from tests.api.conftest import Api
 from tests.api.fake_fleet import FakeFleet
 
 ADMIN, READ = "admin-" + "a" * 30, "read-" + "r" * 30
-ROWS = [row for section in routes.table(cast(Fleet, FakeFleet())).values() for row in section]
+ROWS = [row for section in routes.table(cast(Fleet, FakeFleet()), streams.Streams(0)).values() for row in section]
 
 
 @pytest.fixture

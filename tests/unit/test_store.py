@@ -388,3 +388,31 @@ async def test_a_watcher_is_told_of_each_event_once_it_is_durable(ledger: Ledger
     leave()
     await ledger.record(bot.bot_id, run_id, State.STOPPED, Goal.DOWN, "stopped", 4)[1]
     assert len(told) == 4
+
+
+async def test_the_latest_end_of_a_cause(ledger: Ledger) -> None:
+    bot, first = await bot_and_run(ledger, bot_like(name="btc", labels={"team": "a"}))
+    await end(ledger, first, Cause.CRASHED, exit_code=1, signal=None)
+    second = await open_run(ledger, bot)
+    await end(ledger, second, Cause.CRASHED, exit_code=3, signal=None)
+    await open_run(ledger, bot)
+    await ledger.forget_bot(bot.bot_id)
+    crashed, lost = await ledger.latest_endings([(bot.bot_id, Cause.CRASHED), (bot.bot_id, Cause.LOST)])
+    assert (crashed.run_id, crashed.fingerprint, crashed.detail) == (second, "crashed:3", "so it went")
+    assert lost == model.Ending(kind="counter", name="btc", labels={"team": "a"})
+
+
+async def test_events_with_larger_numbers(ledger: Ledger) -> None:
+    bot, run_id = await bot_and_run(ledger, bot_like(name="btc"))
+    for state in (State.RUNNING, State.STOPPING, State.STOPPED):
+        event, written = ledger.record(bot.bot_id, run_id, state, Goal.DOWN, "so it goes", 1)
+        await written
+    assert await ledger.latest_event() == event.event_id
+    found = await ledger.events_after(event.event_id - 3, limit=2)
+    assert [(entry.event.event_id, entry.event.state) for entry in found] == [
+        (event.event_id - 2, State.RUNNING),
+        (event.event_id - 1, State.STOPPING),
+    ]
+    assert await ledger.events_after(event.event_id - 1, limit=2) == [
+        model.Entry(event=event, kind="counter", name="btc", deleted=False)
+    ]
