@@ -342,18 +342,22 @@ def test_a_token_is_asked_for(browser: Browser, make_program: Callable[..., Prog
 
 
 def test_the_log_stands_still_for_who_scrolls_up(page: Page, shared: Program) -> None:
-    script = "i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo line $i; done; while sleep 0.05; do echo more; done"
+    script = "trap 'seq 3000' HUP; while sleep 0.05; do echo more; done"
     bot_id = shared.start_bot("shell", params={"script": script})
     page.goto(f"/#/bots/{bot_id}")
-    log, lines = page.locator(".log"), page.locator(".log .lines div")
+    log, lines, more = page.locator(".log"), page.locator(".log .lines div"), page.locator(".more")
     expect(lines.get_by_text("more").first).to_be_visible()
-    log.evaluate("box => box.scrollTop = 0")
-    expect(page.locator(".more")).to_contain_text("new line")
-    before = lines.count()
-    expect(page.locator(".more")).to_contain_text(re.compile(r"\d\d new lines"))
-    assert lines.count() == before
-    page.locator(".more").click()
-    expect(page.locator(".more")).to_be_hidden()
-    # No more are kept than so many, whatever is printed.
+    # However much it prints, no more lines are kept than so many.
+    shared.post(f"/bots/{bot_id}/signal", {"signal": "SIGHUP"})
+    expect(lines.get_by_text("3000", exact=True)).to_be_visible()
     expect(lines).to_have_count(2000)
+    log.evaluate("box => box.scrollTop = 0")
+    expect(more).to_be_visible()
+    first, last = lines.first.inner_text(), lines.last.evaluate_handle("line => line")
+    expect(more).to_contain_text(re.compile(r"\d\d new lines"))
+    assert lines.first.inner_text() == first
+    assert lines.last.evaluate("(line, last) => line === last", last)
+    more.click()
+    expect(more).to_be_hidden()
     expect(lines.last).to_be_in_viewport()
+    assert not lines.last.evaluate("(line, last) => line === last", last)

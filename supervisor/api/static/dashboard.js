@@ -148,8 +148,9 @@ fleet.addEventListener("told", ({ detail }) => {
 /** A screen reader hears of changes now and then, and of many in one sentence. */
 function announce() {
   announcing = 0;
-  const changes = [...told.values()];
+  const changes = [...told.values()].filter(({ bot_id }) => fleet.bots.has(bot_id));
   told.clear();
+  if (!changes.length) return;
   const numbers = new Map();
   for (const { state } of changes) numbers.set(state, (numbers.get(state) ?? 0) + 1);
   const [only] = changes;

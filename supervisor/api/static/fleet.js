@@ -44,7 +44,7 @@ export class Fleet extends EventTarget {
         const told = JSON.parse(data);
         if (this.#take(event, told, at)) changed.set(told.bot_id, told);
       }
-      if (changed.size) this.dispatchEvent(new CustomEvent("told", { detail: [...changed.values()] }));
+      this.#tell([...changed.values()]);
       this.#changed();
     });
   }
@@ -57,6 +57,8 @@ export class Fleet extends EventTarget {
       else if (facts === null) bots.delete(bot_id);
       else bots.set(bot_id, { ...(bots.get(bot_id) ?? this.bots.get(bot_id)), ...facts });
     }
+    // What the listing is the first to know.
+    this.#tell([...bots.values()].filter((bot) => (this.bots.get(bot.bot_id)?.state ?? bot.state) !== bot.state));
     this.bots = bots;
     const now = Date.now();
     const sample = { at: now, cpu: 0, rss: 0 };
@@ -80,6 +82,10 @@ export class Fleet extends EventTarget {
     this.#heard.set(bot_id, { at, facts });
     this.bots.set(bot_id, { ...NO_PROCESS, restarts: 0, labels: {}, ...before, ...facts });
     return true;
+  }
+
+  #tell(changed) {
+    if (changed.length) this.dispatchEvent(new CustomEvent("told", { detail: changed }));
   }
 
   #changed() {
