@@ -113,7 +113,11 @@ export async function show(view, signal, bot_id) {
       while (events.childElementCount > EVENTS) events.lastElementChild.remove();
       refresh();
     })
-    .catch((error) => events.replaceChildren(element("li", {}, `The events cannot be read: ${api.reason(error)}`)));
+    .catch((error) => {
+      // The feed of a bot that is deleted ends, and what it said is still true.
+      if (error.status !== 404)
+        events.replaceChildren(element("li", {}, `The events cannot be read: ${api.reason(error)}`));
+    });
 
   while (!signal.aborted && (await refresh())) {
     await api.sleep(POLL_MS, signal);
