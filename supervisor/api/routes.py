@@ -80,10 +80,10 @@ def table(fleet: Fleet, open_streams: streams.Streams) -> Table:
             Route(OPEN, "GET", "/readyz", h.readyz, answers.Health, problems=(503,)),
         ),
         "pages": (
-            Route(READ, "GET", "/", pages.home, HTMLResponse),
+            Route(OPEN, "GET", "/", pages.dashboard, HTMLResponse),
             Route(READ, "GET", "/apidocs", pages.apidocs, HTMLResponse),
             Route(READ, "GET", "/apidocs/", pages.apidocs, HTMLResponse),
-            Route(READ, "GET", "/apidocs/assets/{name}", pages.asset, HTMLResponse),
+            Route(OPEN, "GET", "/assets/{name}", pages.asset, HTMLResponse),
         ),
     }
 
