@@ -157,7 +157,7 @@ def test_bots_are_left_out_when_the_settings_say_so_and_a_read_token_will_do(
     make_program: Callable[..., Program],
 ) -> None:
     tokens = {"BOT_SUPERVISOR_ADMIN_TOKEN": "admin-token", "BOT_SUPERVISOR_READ_TOKEN": "read-token"}
-    program = make_program(config="metrics_per_bot = false\n", env=tokens).start()
+    program = make_program(flags=["--no-metrics-per-bot"], env=tokens).start()
     assert program.get("/metrics").status_code == 401
     program.client.headers["Authorization"] = "Bearer admin-token"
     program.wait_state(program.start_bot(), "running")
