@@ -20,6 +20,7 @@ from botproc import wire
 from supervisor import credentials, errors, logs, restart, schedules, settings
 from supervisor.engine.protocol import Engine, Order, Process
 from supervisor.lifecycle import Event, step
+from supervisor.metrics import Metrics
 from supervisor.model import (
     SETTLED,
     Bot,
@@ -86,6 +87,7 @@ class Surroundings:
     starts: Starts
     pulse: Pulse
     claims: credentials.Claims
+    metrics: Metrics
 
     def exclusive(self, kind: str, params: Params) -> str | None:
         """The credential with which no other bot may run. Raises SpawnFailed."""
@@ -194,6 +196,7 @@ class Actor:
         self.sample: tuple[float, float, float | None] | None = None
 
         self._asked: Cause | None = None
+        self._stopping_since: float | None = None
         self._killed = False
         self._shutting_down = False
         self._counts = True
@@ -456,6 +459,8 @@ class Actor:
     def _become_ready(self, run_id: int, reason: str) -> None:
         self.ready_at = now_us()
         self._around.ledger.set_ready(run_id, self.ready_at)
+        if self.started_at is not None:
+            self._around.metrics.ready(self.bot.kind, max(0, self.ready_at - self.started_at) / 1e6)
         self._step(Event.READY, reason)
 
     # ---- while it runs
@@ -528,6 +533,8 @@ class Actor:
         before = self.state
         after = step(before, event)
         if restarts is not None:
+            if restarts > self.bot.restarts:
+                self._around.metrics.restarted(self.bot.kind)
             self.bot = dataclasses.replace(self.bot, restarts=restarts)
         self._enter(after, reason, entered=after is not before, delay_s=delay_s, until=until)
 
@@ -566,6 +573,7 @@ class Actor:
                 self._set_running_deadline()
             case State.STOPPING:
                 if entered:
+                    self._stopping_since = now
                     self._deadline = now + self.grace_s
                     self._end_process()
             case State.KILLING:
@@ -708,6 +716,7 @@ class Actor:
         self.process = process
         self.started = self._loop.time()
         self.sample = None
+        self._around.metrics.started(self.bot.kind)
         self._watch(self.run_id, process)
         if self.state is State.STARTING and isinstance(self._kind.ready, float) and self._deadline is not None:
             self._alive_due = self.started + self._kind.ready
@@ -772,6 +781,7 @@ class Actor:
         at = exit_.ended_at
         last = LastExit(exit_code=exit_.exit_code, signal=signal, cause=cause, at=at)
         self.bot = dataclasses.replace(self.bot, last_exit=last)
+        self._around.metrics.ended(self.bot.kind, cause)
         self._around.ledger.close_run(
             self.run_id,
             exit=exit_,
@@ -805,6 +815,9 @@ class Actor:
     def _judge(self, cause: Cause, exit_: Exit, *, permanent: bool) -> None:
         policy = self.bot.restart
         now = self._loop.time()
+        if self._stopping_since is not None:
+            self._around.metrics.gone(self.bot.kind, now - self._stopping_since)
+            self._stopping_since = None
         # A run that was longer than the window leaves none: each restart that is counted came before it.
         while self._restarts and self._restarts[0] < now - policy.within_s:
             self._restarts.popleft()

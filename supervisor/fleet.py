@@ -12,6 +12,7 @@ import dataclasses
 import enum
 import logging
 import shutil
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from supervisor import credentials, errors, feed, logs, params, schedules, secre
 from supervisor.actor import Actor, Logs, ShutDown, Surroundings
 from supervisor.engine.protocol import Engine
 from supervisor.lifecycle import Event
+from supervisor.metrics import Levels, Metrics
 from supervisor.model import (
     ACTIVE,
     SETTLED,
@@ -56,6 +58,9 @@ STOP_MARGIN_S = 5.0
 INSTANCES_AT_ONCE = 20
 """So many instances of a kind are made at the same time."""
 
+METERED_AT_ONCE = 100
+"""So many processes are looked at before others have their turn."""
+
 
 class Wait(enum.Enum):
     """How long the maker of a bot waits: until the process exists, was tried, or is ready."""
@@ -81,8 +86,10 @@ class Fleet:
         read_kinds: Callable[[], Mapping[str, settings.Kind]],
         secrets: Secrets,
         rate: Rate,
+        metrics: Metrics,
     ) -> None:
         """`read_kinds` reads the settings again; `rate` limits the starts of all kinds together."""
+        self.metrics = metrics
         self._read_kinds = read_kinds
         self._secrets = secrets
         self._reloading = asyncio.Lock()
@@ -104,6 +111,7 @@ class Fleet:
             starts=Starts(self._rate_of),
             pulse=Pulse(),
             claims=credentials.Claims(),
+            metrics=metrics,
         )
         self._actors: dict[int, Actor] = {}
         self._forgetting: set[int] = set()
@@ -149,6 +157,7 @@ class Fleet:
         if process is not None:
             process.kill()
         exit_ = Exit(exit_code=None, signal=None, ended_at=now_us(), cpu_seconds=None, max_rss_bytes=None)
+        self.metrics.ended(run.kind, Cause.LOST)
         self._ledger.close_run(
             run.run_id, exit=exit_, cause=Cause.LOST, detail="its bot was forgotten", log_end=None, last_lines=()
         )
@@ -428,6 +437,35 @@ class Fleet:
         if run is None or run.bot_id != bot_id:
             raise errors.UnknownRun(f"bot {bot_id} has no run {run_id}", bot_id=bot_id)
         return run
+
+    async def levels(self) -> Levels:
+        """How things stand, for /metrics.
+
+        The usage of 1,000 processes is read in about 4 ms, as for the list, but in slices of 0.4 ms. Those that have
+        settled are counted in the ledger; while that cannot be read, their states are in no count.
+        """
+        actors = list(self._actors.values())
+        found = Counter((actor.bot.kind, actor.state) for actor in actors)
+        states = frozenset(State)
+        try:
+            found.update(await self._ledger.count_bots(SETTLED, exclude=[actor.bot.bot_id for actor in actors]))
+        except errors.LedgerUnavailable:
+            states = ACTIVE
+        kinds = sorted(self._kinds.keys() | {kind for kind, _ in found})
+        usages = []
+        for number, actor in enumerate(actors if self.metrics.per_bot else ()):
+            if number % METERED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            usage = actor.process.usage() if actor.process else None
+            if usage is not None:
+                usages.append((actor.bot, usage))
+        return Levels(
+            bots={(kind, state): found[kind, state] for kind in kinds for state in State if state in states},
+            warm={kind: self._engine.warmth(kind).warm for kind in sorted(self._kinds)},
+            usages=usages,
+            ledger_queued=self._ledger.queued,
+            ledger_outage=self._ledger.outage is not None,
+        )
 
     def health(self) -> Mapping[str, str | None]:
         """The checks of /readyz: None is good, a sentence is not."""

@@ -24,6 +24,7 @@ from supervisor.api import (
     headers,
     limits,
     listener,
+    metrics,
     problems,
     routes,
     server,
@@ -32,6 +33,7 @@ from supervisor.api import (
 )
 from supervisor.engine.local import LocalEngine
 from supervisor.fleet import Fleet
+from supervisor.metrics import Metrics
 from supervisor.retention import Retention
 from supervisor.secrets import Secrets
 from supervisor.settings import Settings
@@ -69,6 +71,7 @@ def create_app(fleet: Fleet, settings: Settings) -> FastAPI:
     app.add_middleware(problems.Catch)
     app.add_middleware(audit.Audit, level_of=level_of)
     app.add_middleware(headers.Headers)
+    app.add_middleware(metrics.Timing, metrics=fleet.metrics)
     return app
 
 
@@ -92,9 +95,9 @@ def console(settings: Settings) -> Iterator[logs.Console]:
 
 
 @contextlib.asynccontextmanager
-async def open_ledger(settings: Settings) -> AsyncIterator[Ledger]:
+async def open_ledger(settings: Settings, counts: Metrics) -> AsyncIterator[Ledger]:
     """The ledger, and those told of its events who are to be. Raises Refused."""
-    ledger = await Ledger.open(settings.data_dir / "ledger.sqlite3")
+    ledger = await Ledger.open(settings.data_dir / "ledger.sqlite3", on_commit=counts.committed)
     try:
         async with telling(settings, ledger):
             yield ledger
@@ -128,7 +131,12 @@ async def telling(settings: Settings, ledger: Ledger) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def open_fleet(
-    settings: Settings, ledger: Ledger, out: logs.Console, reread: Callable[[], Settings], leave: Callable[[], bool]
+    settings: Settings,
+    ledger: Ledger,
+    counts: Metrics,
+    out: logs.Console,
+    reread: Callable[[], Settings],
+    leave: Callable[[], bool],
 ) -> AsyncIterator[Fleet]:
     """The fleet of these settings, booted, with its engine. Raises Refused.
 
@@ -155,6 +163,7 @@ async def open_fleet(
         read_kinds=lambda: reread().kinds,
         secrets=Secrets(data / "secrets"),
         rate=Rate(at_once=settings.starts_at_once, per_s=settings.starts_per_s),
+        metrics=counts,
     )
     retention = Retention(
         ledger=ledger,
@@ -199,6 +208,7 @@ async def serve(settings: Settings, reread: Callable[[], Settings]) -> socket.so
     loop = asyncio.get_running_loop()
     loop.set_default_executor(threads.pool())
     stop, replaced = asyncio.Event(), asyncio.Event()
+    counts = Metrics(per_bot=settings.metrics_per_bot)
     max_connections = min(settings.max_connections, server.raise_descriptor_limit() // 4)
     with (
         datadir.held(settings.data_dir) as serves,
@@ -214,8 +224,8 @@ async def serve(settings: Settings, reread: Callable[[], Settings]) -> socket.so
         loop.add_signal_handler(signal.SIGUSR2, replaced.set)
         loop.add_signal_handler(signal.SIGHUP, log.info, "got SIGHUP before there is something to reload")
         async with (
-            open_ledger(settings) as ledger,
-            open_fleet(settings, ledger, out, reread, lambda: replaced.is_set() and not stop.is_set()) as fleet,
+            open_ledger(settings, counts) as ledger,
+            open_fleet(settings, ledger, counts, out, reread, lambda: replaced.is_set() and not stop.is_set()) as fleet,
         ):
             reloads: set[asyncio.Task[None]] = set()
 

@@ -10,7 +10,7 @@ from starlette.responses import HTMLResponse
 from starlette.routing import compile_path
 
 from supervisor import model
-from supervisor.api import access, answers, bots, events, health, kinds, pages, runs, streams
+from supervisor.api import access, answers, bots, events, health, kinds, metrics, pages, runs, streams
 from supervisor.fleet import Fleet
 
 OPEN, READ, ADMIN = access.Access.OPEN, access.Access.READ, access.Access.ADMIN
@@ -40,7 +40,7 @@ Table = Mapping[str, Sequence[Route]]
 def table(fleet: Fleet, open_streams: streams.Streams) -> Table:
     """All routes, in the order of the document."""
     b, r, k, h = bots.Bots(fleet, open_streams), runs.Runs(fleet), kinds.Kinds(fleet), health.Health(fleet)
-    e = events.Events(fleet, open_streams)
+    e, m = events.Events(fleet, open_streams), metrics.Scrapes(fleet, open_streams)
     at_once = (200, 202)
     return {
         "short form": (
@@ -76,6 +76,7 @@ def table(fleet: Fleet, open_streams: streams.Streams) -> Table:
             Route(READ, "GET", "/kinds/{name}", k.get_kind, model.KindView, problems=(404,)),
             Route(ADMIN, "POST", "/kinds/reload", k.reload_kinds, model.Reloaded),
             Route(ADMIN, "POST", "/kinds/{name}/reload", k.reload_kind, model.KindView, problems=(404,)),
+            Route(READ, "GET", "/metrics", m.scrape, str),
             Route(OPEN, "GET", "/livez", h.livez, answers.Health),
             Route(OPEN, "GET", "/readyz", h.readyz, answers.Health, problems=(503,)),
         ),

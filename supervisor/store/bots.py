@@ -7,7 +7,7 @@ import json
 from collections.abc import Collection
 from typing import Any
 
-from peewee import SQL, IntegrityError, SqliteDatabase
+from peewee import SQL, IntegrityError, SqliteDatabase, fn
 
 from supervisor import errors, model
 from supervisor.store import tables
@@ -95,15 +95,26 @@ def listed(db: SqliteDatabase, query: model.BotQuery, exclude: Collection[int]) 
         # Not json_extract: its path has no way to write every key.
         label = "EXISTS (SELECT 1 FROM json_each(labels) AS label WHERE label.key = ? AND label.value = ?)"
         wanted &= SQL(label, (tables.storable(key), tables.storable(value)))
-    if exclude:
-        # One value, because a statement cannot have as many as there may be bots.
-        wanted &= SQL("bot_id NOT IN (SELECT value FROM json_each(?))", (json.dumps(list(exclude)),))
-    return _values(db, wanted, limit=query.limit + 1)
+    return _values(db, wanted & _not_among(exclude), limit=query.limit + 1)
+
+
+def count(
+    db: SqliteDatabase, states: Collection[model.State], exclude: Collection[int]
+) -> dict[tuple[str, model.State], int]:
+    """How many bots of each kind are in each of these states, where there are any."""
+    wanted = _REMEMBERED & Bot.state.in_(list(states)) & _not_among(exclude)
+    rows = db.execute(Bot.select(Bot.kind, Bot.state, fn.COUNT(Bot.bot_id)).where(wanted).group_by(Bot.kind, Bot.state))
+    return {(kind, model.State(state)): number for kind, state, number in rows}
 
 
 def to_settle(db: SqliteDatabase) -> list[model.Bot]:
     """The bots that a start of the supervisor has to do something for: they are to run, or did when it ended."""
     return _values(db, _REMEMBERED & ((Bot.goal == model.Goal.UP) | Bot.state.in_(list(model.ACTIVE))))
+
+
+def _not_among(bot_ids: Collection[int]) -> Any:
+    # One value, because a statement cannot have as many as there may be bots.
+    return SQL("bot_id NOT IN (SELECT value FROM json_each(?))", (json.dumps(list(bot_ids)),))
 
 
 def _values(db: SqliteDatabase, condition: Any, *, limit: int | None = None) -> list[model.Bot]:

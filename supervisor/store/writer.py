@@ -74,11 +74,15 @@ class Writer:
         outage: why the database could not be written when last tried; None when it could.
     """
 
-    def __init__(self, db: SqliteDatabase, *, busy_timeout_s: float) -> None:
+    def __init__(
+        self, db: SqliteDatabase, *, busy_timeout_s: float, on_commit: Callable[[float], None] | None = None
+    ) -> None:
+        """`on_commit` is told how many seconds each transaction took, in the thread that writes."""
         self.queued = 0
         self.outage: str | None = None
         self._db = db
         self._busy_timeout_s = busy_timeout_s
+        self._on_commit = on_commit
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Op | None] = queue.SimpleQueue()
         self._waiting: list[_Op] = []
@@ -164,6 +168,7 @@ class Writer:
 
     def _commit(self, group: Sequence[_Op]) -> bool:
         """Carry the group out in one transaction and settle it; False if the database cannot be written."""
+        began = time.monotonic()
         try:
             self._db.connect(reuse_if_open=True)
             self._begin()
@@ -182,6 +187,8 @@ class Writer:
         if self.outage is not None:
             log.warning("the ledger can be written again", extra={"action": "ledger-outage-over"})
             self.outage = None
+        if self._on_commit is not None:
+            self._on_commit(time.monotonic() - began)
         self._settle(outcomes)
         return True
 

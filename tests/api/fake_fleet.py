@@ -10,6 +10,7 @@ from typing import Any
 
 from supervisor import errors, logs, model, params, settings
 from supervisor.fleet import Wait
+from supervisor.metrics import Levels, Metrics
 
 BEGAN = 1_712_438_975_499_784
 """2024-04-06T21:29:35.499784Z, in microseconds."""
@@ -25,6 +26,7 @@ class FakeFleet:
     """Of kind `stubborn` nothing can be stopped, of kind `broken` nothing can be started."""
 
     def __init__(self) -> None:
+        self.metrics = Metrics()
         self.kinds_ = {name: settings.Kind(target=f"bots:{name}") for name in PARAMETERS}
         self.reset()
 
@@ -221,6 +223,15 @@ class FakeFleet:
     async def log_tail(self, bot_id: int, *, lines: int, run_id: int | None = None) -> bytes:
         await self.view(bot_id)
         return b"".join(self.log.splitlines(keepends=True)[-lines:])
+
+    async def levels(self) -> Levels:
+        return Levels(
+            bots={(kind, state): 0 for kind in self.kinds_ for state in model.State},
+            warm=dict.fromkeys(self.kinds_, True),
+            usages=(),
+            ledger_queued=0,
+            ledger_outage=False,
+        )
 
     def health(self) -> Mapping[str, str | None]:
         return self.checks
