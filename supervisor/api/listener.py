@@ -13,6 +13,7 @@ from supervisor import errors
 
 BACKLOG = 1024
 UNREAD_S = 30.0
+"""A client that reads nothing for so long is dropped."""
 HANDED_OVER = 3
 """The descriptor by which a supervisor gives its socket to the one that replaces it."""
 

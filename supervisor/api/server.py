@@ -10,9 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import logging
 import resource
 import socket
+import sys
+import termios
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,11 +34,24 @@ _ASK_S = 0.05
 
 
 class Protocol(H11Protocol):
-    """One connection, which knows since when it waits for a request."""
+    """One connection, which knows since when it waits for a request, and drops a client that does not read."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.since = self.idle_since = self.loop.time()
+        self._unread: asyncio.TimerHandle | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._wait_for_reader()
+
+    def resume_writing(self) -> None:
+        self._stop_waiting()
+        super().resume_writing()
 
     def on_response_complete(self) -> None:
         self.idle_since = self.loop.time()
@@ -45,6 +61,25 @@ class Protocol(H11Protocol):
     def is_idle(self) -> bool:
         """No answer is owed."""
         return self.cycle is None or self.cycle.response_complete
+
+    def _wait_for_reader(self) -> None:
+        # Over TCP the kernel does the same, also where less is unread; over a unix socket nobody else does.
+        self._unread = self.loop.call_later(listener.UNREAD_S, self._drop_unless_read, self._unread_bytes())
+
+    def _drop_unless_read(self, unread_bytes: int) -> None:
+        if self._unread_bytes() < unread_bytes:
+            self._wait_for_reader()
+        else:
+            self.transport.abort()
+
+    def _unread_bytes(self) -> int:
+        # With what the kernel holds: it takes more from us only once a third of that is read, which may take minutes.
+        held = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+        return self.transport.get_write_buffer_size() + int.from_bytes(held, sys.byteorder)
+
+    def _stop_waiting(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
 
     def send_400_response(self, msg: str) -> None:
         """Says what was wrong as a problem, unless an answer is on its way already."""

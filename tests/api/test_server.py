@@ -81,3 +81,19 @@ def test_a_reader_that_never_reads_is_dropped(serve: Callable[..., Api], monkeyp
         wait_for(lambda: api.server.server_state.tasks, what="an answer is owed")
         wait_for(lambda: not api.server.server_state.connections, 15, "the connection is dropped")
         wait_for(lambda: not api.server.server_state.tasks)
+
+
+def test_a_reader_that_never_reads_is_dropped_where_the_kernel_does_not(
+    serve: Callable[..., Api], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a unix socket."""
+    api = serve()
+    monkeypatch.setattr(listener, "UNREAD_S", 0.2)  # the kernel has been told another limit
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", api.port))
+        client.sendall(b"GET /assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 8)
+        assert client.recv(15) == b"HTTP/1.1 200 OK"
+        wait_for(lambda: not api.server.server_state.connections, 15, "the connection is dropped")
+        wait_for(lambda: not api.server.server_state.tasks)
+    assert api.client.get("/livez").status_code == 200
