@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+import functools
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import TypeVar
 
 from supervisor import errors, logs
 from supervisor.actor import Logs
 from supervisor.model import Entry, Run
 from supervisor.store import Ledger
+
+T = TypeVar("T")
 
 PAGE = 500
 IDLE_S = 15.0
@@ -53,19 +57,16 @@ async def entries(
     unwatch = ledger.watch(lambda *_: news.tell())
     try:
         if since is None:
-            newest = await ledger.latest_event()
+            newest = await _read(ledger.latest_event)
             # What has come since is in it too, or is of bots that are gone.
-            present = await ledger.latest_events(bot_id)
+            present = await _read(lambda: ledger.latest_events(bot_id))
             since = max([newest, *present])
             for begin in range(0, len(present), PAGE):
-                for entry in await ledger.events_numbered(present[begin : begin + PAGE]):
+                page = present[begin : begin + PAGE]
+                for entry in await _read(functools.partial(ledger.events_numbered, page)):
                     yield entry
         while True:
-            try:
-                found = await ledger.events_after(since, limit=PAGE, bot_id=bot_id)
-            except errors.LedgerUnavailable:
-                await asyncio.sleep(RETRY_S)
-                continue
+            found = await _read(functools.partial(ledger.events_after, since, limit=PAGE, bot_id=bot_id))
             for entry in found:
                 since = entry.event.event_id
                 yield entry
@@ -93,24 +94,33 @@ async def lines(
     # First, so that nothing comes between.
     unwatch = follower.watch(bot_id, news.tell, on_end)
     try:
-        reader.ended(await ledger.log_ends(bot_id, reader.offset))
+        reader.ended(await _read(lambda: ledger.log_ends(bot_id, reader.offset)))
         waited = False
         while True:
             if run is not None and reader.stop is None:
                 # It is the one that goes on, so the next to end.
-                reader.stop = ends[0] if ends else await _end_of(ledger, run, reader)
+                reader.stop = ends[0] if ends else await _read(functools.partial(_end_of, ledger, run, reader))
             reader.ended(ends)
             ends.clear()
-            found = await asyncio.to_thread(reader.read)
+            found = await _read(lambda: asyncio.to_thread(reader.read))
             for piece in found:
                 yield piece
-            if reader.is_done or (waited and not found and await ledger.bot(bot_id) is None):
+            if reader.is_done or (waited and not found and await _read(lambda: ledger.bot(bot_id)) is None):
                 return
             waited = not found
             if waited and not await news.wait(IDLE_S):
                 yield None
     finally:
         unwatch()
+
+
+async def _read(reading: Callable[[], Awaitable[T]]) -> T:
+    """What it gives, once it can: who follows waits while ledger or log cannot be read, as an end would mean more."""
+    while True:
+        try:
+            return await reading()
+        except (errors.LedgerUnavailable, OSError):
+            await asyncio.sleep(RETRY_S)
 
 
 async def _end_of(ledger: Ledger, run: Run, reader: logs.Reader) -> int | None:

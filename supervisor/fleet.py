@@ -403,11 +403,12 @@ class Fleet:
         return await self._ledger.crashes(query)
 
     async def log_tail(self, bot_id: int, *, lines: int, run_id: int | None = None) -> bytes:
-        """The last lines of a bot's log, or of one run of it. Raises UnknownBot, UnknownRun."""
+        """The last lines of a bot's log, or of one run of it. Raises UnknownBot, UnknownRun, Unavailable."""
         run = await self._run_of(bot_id, run_id)
         start, end = (0, None) if run is None else (run.log_start, run.log_end)
         path = logs.log_path(self._log_dir, bot_id)
-        return await asyncio.to_thread(logs.tail, path, lines, start=start, end=end)
+        with _reading_log(bot_id):
+            return await asyncio.to_thread(logs.tail, path, lines, start=start, end=end)
 
     def entries(self, *, since: int | None, bot_id: int | None) -> AsyncGenerator[Entry | None, None]:
         """The feed of events, see `feed.entries`."""
@@ -417,13 +418,14 @@ class Fleet:
         self, bot_id: int, *, tail: int, offset: int | None, run_id: int | None
     ) -> AsyncGenerator[logs.Line | logs.Skipped | None, None]:
         """The lines of a bot's log, or of one run of it: from an offset on, or the last ones, and then each that comes;
-        see `feed.lines`. Raises UnknownBot, UnknownRun."""
+        see `feed.lines`. Raises UnknownBot, UnknownRun, Unavailable."""
         run = await self._run_of(bot_id, run_id)
         path = logs.log_path(self._log_dir, bot_id)
         if offset is None:
-            end = await asyncio.to_thread(logs.size, path) if run is None or run.log_end is None else run.log_end
             start = 0 if run is None else run.log_start
-            offset = end - len(await asyncio.to_thread(logs.tail, path, tail, start=start, end=end))
+            with _reading_log(bot_id):
+                end = await asyncio.to_thread(logs.size, path) if run is None or run.log_end is None else run.log_end
+                offset = end - len(await asyncio.to_thread(logs.tail, path, tail, start=start, end=end))
         elif run is not None:
             offset = max(offset, run.log_start)
         return feed.lines(self._ledger, self._follower, logs.Reader(path, offset), bot_id=bot_id, run=run)
@@ -696,6 +698,15 @@ class Fleet:
         """Raises CredentialHeld: what the bot needs is another's."""
         if actor.state in SETTLED:
             actor.claim()
+
+
+@contextlib.contextmanager
+def _reading_log(bot_id: int) -> Iterator[None]:
+    """Raises Unavailable when it cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise errors.Unavailable(f"cannot read the log of bot {bot_id}: {error.strerror}", bot_id=bot_id) from None
 
 
 async def _has_started(actor: Actor) -> None:

@@ -98,14 +98,14 @@ class Follower:
         self._inbox.post(functools.partial(self._forget, bot_id, delete))
 
     def watch(self, bot_id: int, on_change: Callable[[], None], on_end: Callable[[int], None]) -> Callable[[], None]:
-        """From now on, when the bot's log has changed or is gone, the one is called; when a run ends, the other with
-        the end of its output. Both in the event loop of the caller. Returns what ends that."""
+        """From now on, when the bot's log has changed or is gone, the one is called, and once at first; when a run
+        ends, the other with the end of its output. Both in the event loop of the caller. Returns what ends that."""
         loop = asyncio.get_running_loop()
         watcher = _Watcher(
             on_change=lambda: loop.call_soon_threadsafe(on_change),
             on_end=lambda end: loop.call_soon_threadsafe(on_end, end),
         )
-        self._inbox.post(lambda: self._watchers.setdefault(bot_id, []).append(watcher))
+        self._inbox.post(functools.partial(self._add_watcher, bot_id, watcher))
         return lambda: self._inbox.post(functools.partial(self._unwatch, bot_id, watcher))
 
     def drain(self, timeout_s: float) -> bool:
@@ -143,6 +143,11 @@ class Follower:
         if self._stalled or not self._unread:
             self._poll.poll(None if self._watch is not None else _BLIND_S * 1000)
         self._inbox.wait(self._gather_s if self._drained is None else 0)
+
+    def _add_watcher(self, bot_id: int, watcher: _Watcher) -> None:
+        self._watchers.setdefault(bot_id, []).append(watcher)
+        # What was seen between the call and now was told to nobody.
+        watcher.on_change()
 
     def _unwatch(self, bot_id: int, watcher: _Watcher) -> None:
         self._watchers[bot_id].remove(watcher)

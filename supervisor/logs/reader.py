@@ -48,13 +48,20 @@ class Reader:
         return self.stop is not None and self.offset >= self.stop
 
     def read(self) -> list[Line | Skipped]:
-        """What comes next: complete lines, about `READ_BYTES` of them; nothing if there is none. Raises OSError."""
+        """What comes next: complete lines, about `READ_BYTES` of them; nothing if there is none.
+
+        Raises OSError, and then is where it was.
+        """
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             return []
+        before = self.offset, self._ends
         try:
             return self._read(fd)
+        except OSError:
+            self.offset, self._ends = before
+            raise
         finally:
             os.close(fd)
 
