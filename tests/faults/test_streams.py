@@ -7,7 +7,9 @@ import itertools
 import signal
 import socket
 from collections.abc import Callable
+from concurrent.futures import Executor
 
+import httpx
 import psutil
 import pytest
 
@@ -87,6 +89,44 @@ def test_nothing_is_missed_over_a_kill_of_the_supervisor(make_program: Make) -> 
     assert seen == [number for (number,) in program.ledger("SELECT event_id FROM event ORDER BY event_id")]
 
 
+def test_nothing_is_missed_by_one_who_comes_and_goes(program: Program, pool: Executor) -> None:
+    bots = [program.start_bot() for _ in range(3)]
+
+    def busy() -> None:
+        program.together(*(lambda client, bot_id=bot_id: restart(client, bot_id) for bot_id in bots))
+
+    def restart(client: httpx.Client, bot_id: int) -> None:
+        for _ in range(5):
+            client.post(f"/bots/{bot_id}/restart").raise_for_status()
+
+    seen = [0]
+    done = pool.submit(busy)
+    while not done.done() or seen[-1] != program.ledger("SELECT max(event_id) FROM event")[0][0]:
+        with (
+            contextlib.suppress(httpx.ReadTimeout),
+            following(program.client, "/events", last_event_id=str(seen[-1]), limit_s=1) as events,
+        ):
+            for message in itertools.islice(events, 4):
+                seen.append(int(message.id))
+    done.result()
+    assert seen[1:] == [number for (number,) in program.ledger("SELECT event_id FROM event ORDER BY event_id")]
+
+
+def test_a_supervisor_that_is_replaced_ends_the_streams(program: Program) -> None:
+    bot_id = program.start_bot()
+    with following(program.client, "/events") as events, following(program.client, f"/bots/{bot_id}/logs") as log:
+        assert next(events).json()["bot_id"] == bot_id
+        messages = [next(log)]
+        assert program.replace().returncode == 0
+        for stream, told in ((events, []), (log, messages)):
+            with contextlib.suppress(httpx.RemoteProtocolError):
+                told += stream
+    assert "Traceback" not in program.log()
+    with following(program.client, f"/bots/{bot_id}/logs", last_event_id=messages[-1].id) as log:
+        messages += [next(log), next(log)]
+    assert [message.data for message in messages] == [str(number) for number in range(len(messages))]
+
+
 @pytest.mark.parametrize("path", ["/events", "/bots/1/logs"])
 @pytest.mark.parametrize("last", ["-1", "x", "9" * 30, ""])
 def test_what_is_no_place_to_go_on_from(program: Program, path: str, last: str) -> None:
@@ -132,7 +172,7 @@ def test_a_log_that_was_cut_says_so(make_program: Make) -> None:
     program.start()
     bot_id = program.start_bot("floods")
     path = program.data_dir / "logs" / f"{bot_id}.log"
-    wait_for(lambda: path.stat().st_size > 1 << 20)
+    wait_for(lambda: path.exists() and path.stat().st_size > 1 << 20)
     program.get(f"/stop/{bot_id}")
     with following(program.client, f"/bots/{bot_id}/logs", last_event_id="0") as log:
         first, second = next(log), next(log)
@@ -152,6 +192,25 @@ def test_of_one_run_until_it_has_ended(make_program: Make) -> None:
         assert list(log) == []
     with following(program.client, f"/bots/{bot_id}/logs", run=run_id) as log:
         assert [message.data for message in log] == ["waiting"]
+
+
+def test_a_log_that_cannot_be_read_is_waited_for(program: Program) -> None:
+    bot_id = program.start_bot()
+    path = program.data_dir / "logs" / f"{bot_id}.log"
+    with following(program.client, f"/bots/{bot_id}/logs") as log:
+        numbers = [next(log).data]
+        aside = path.rename(path.with_name("aside"))
+        path.mkdir()
+        refused = program.get(f"/bots/{bot_id}/logs")
+        assert (refused.status_code, refused.json()["bot_id"]) == (503, bot_id)
+        assert program.get(f"/bots/{bot_id}/logs", headers={"Accept": "text/event-stream"}).status_code == 503
+        printed = len(aside.read_text().splitlines())
+        wait_for(lambda: len(aside.read_text().splitlines()) > printed, what="it prints on")
+        path.rmdir()
+        aside.rename(path)
+        numbers += [next(log).data for _ in range(printed + 1)]
+    assert numbers == [str(number) for number in range(len(numbers))]
+    assert "Traceback" not in program.log()
 
 
 # ---- harm
@@ -206,5 +265,6 @@ def test_clients_that_read_nothing_cost_nothing(make_program: Make) -> None:
         with following(client, "/events") as events:
             assert next(events).json()["bot_id"] == bot_id
         assert psutil.Process(program.pid).memory_info().rss - before < 20 << 20
-        descriptors = psutil.Process(program.pid).num_fds()
+        descriptors, threads = psutil.Process(program.pid).num_fds(), psutil.Process(program.pid).num_threads()
     wait_for(lambda: psutil.Process(program.pid).num_fds() <= descriptors - 10, what="what they held is given back")
+    assert psutil.Process(program.pid).num_threads() <= threads
