@@ -20,6 +20,7 @@ from botproc import wire
 from supervisor import credentials, errors, logs, restart, schedules, settings
 from supervisor.engine.protocol import Engine, Order, Process
 from supervisor.lifecycle import Event, step
+from supervisor.metrics import Metrics
 from supervisor.model import (
     SETTLED,
     Bot,
@@ -82,6 +83,7 @@ class Surroundings:
     starts: Starts
     pulse: Pulse
     claims: credentials.Claims
+    metrics: Metrics
 
     def exclusive(self, kind: str, params: Params) -> str | None:
         """The credential with which no other bot may run. Raises SpawnFailed."""
@@ -203,6 +205,7 @@ class Actor:
         self._until: int | None = None
         self._stacks: tuple[int, int | None] | None = None
         self._grace_s: float | None = None
+        self._stop_began: float | None = None
         self._log_path = logs.log_path(around.log_dir, bot.bot_id)
         self._log_start = 0
         self._launching: asyncio.Task[None] | None = None
@@ -452,6 +455,8 @@ class Actor:
     def _become_ready(self, run_id: int, reason: str) -> None:
         self.ready_at = now_us()
         self._around.ledger.set_ready(run_id, self.ready_at)
+        if self.started_at is not None:
+            self._around.metrics.ready(self.bot.kind, max(0, self.ready_at - self.started_at) / 1e6)
         self._step(Event.READY, reason)
 
     # ---- while it runs
@@ -524,6 +529,8 @@ class Actor:
         before = self.state
         after = step(before, event)
         if restarts is not None:
+            if restarts > self.bot.restarts:
+                self._around.metrics.restarted(self.bot.kind)
             self.bot = dataclasses.replace(self.bot, restarts=restarts)
         self._enter(after, reason, entered=after is not before, delay_s=delay_s, until=until)
 
@@ -547,7 +554,7 @@ class Actor:
             case State.STARTING:
                 self.starts += 1
                 self._deadline = now + self._kind.start_timeout_s
-                self._asked, self._killed, self._grace_s = None, False, None
+                self._asked, self._killed, self._grace_s, self._stop_began = None, False, None, None
                 self.spawn_error = None
                 self._counts = True
                 self._alive_due = self._stacks = None
@@ -562,6 +569,7 @@ class Actor:
                 self._set_running_deadline()
             case State.STOPPING:
                 if entered:
+                    self._stop_began = now
                     self._deadline = now + self.grace_s
                     self._end_process()
             case State.KILLING:
@@ -703,6 +711,7 @@ class Actor:
         self._launching = None
         self.process = process
         self.started = self._loop.time()
+        self._around.metrics.started(self.bot.kind)
         self.sample = None
         self._watch(self.run_id, process)
         if self.state is State.STARTING and isinstance(self._kind.ready, float) and self._deadline is not None:
@@ -768,6 +777,7 @@ class Actor:
         at = exit_.ended_at
         last = LastExit(exit_code=exit_.exit_code, signal=signal, cause=cause, at=at)
         self.bot = dataclasses.replace(self.bot, last_exit=last)
+        self._around.metrics.ended(self.bot.kind, cause)
         self._around.ledger.close_run(
             self.run_id,
             exit=exit_,
@@ -784,6 +794,8 @@ class Actor:
         process = self.process
         if exit_.descendants_killed:
             self._around.ledger.sweep_run(self.run_id, exit_.descendants_killed)
+        if self._stop_began is not None:
+            self._around.metrics.gone(self.bot.kind, self._loop.time() - self._stop_began)
         permanent = exit_.exit_code in wire.PERMANENT_EXITS
         if permanent:
             assert exit_.exit_code is not None

@@ -12,6 +12,7 @@ import dataclasses
 import enum
 import logging
 import shutil
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from supervisor import credentials, errors, logs, params, schedules, secrets, se
 from supervisor.actor import Actor, Logs, ShutDown, Surroundings
 from supervisor.engine.protocol import Engine
 from supervisor.lifecycle import Event
+from supervisor.metrics import BotUsage, Census, Metrics, Zygote
 from supervisor.model import (
     ACTIVE,
     SETTLED,
@@ -79,8 +81,10 @@ class Fleet:
         read_kinds: Callable[[], Mapping[str, settings.Kind]],
         secrets: Secrets,
         rate: Rate,
+        metrics: Metrics,
     ) -> None:
         """`read_kinds` reads the settings again; `rate` limits the starts of all kinds together."""
+        self.metrics = metrics
         self._read_kinds = read_kinds
         self._secrets = secrets
         self._reloading = asyncio.Lock()
@@ -101,6 +105,7 @@ class Fleet:
             starts=Starts(self._rate_of),
             pulse=Pulse(),
             claims=credentials.Claims(),
+            metrics=metrics,
         )
         self._actors: dict[int, Actor] = {}
         self._forgetting: set[int] = set()
@@ -364,6 +369,31 @@ class Fleet:
             "ledger": self._ledger.outage,
             "shutdown": "the supervisor is shutting down" if self._shutting_down else None,
         }
+
+    async def census(self) -> Census:
+        """What there is now, for the metrics."""
+        self.metrics.know(self._kinds)
+        # What bots use is read as for the list, 4 µs each: 4 ms of the loop for 1,000 of them. The settled ones are
+        # counted by SQLite in the thread that reads.
+        usages = [
+            BotUsage(bot_id=actor.bot.bot_id, name=actor.bot.name, kind=actor.bot.kind, usage=usage)
+            for actor in self._actors.values()
+            if self.metrics.per_bot and actor.process is not None and (usage := actor.process.usage()) is not None
+        ]
+        active = Counter((actor.bot.kind, actor.state) for actor in self._actors.values())
+        bots: Mapping[tuple[str, State], int] | None = None
+        with contextlib.suppress(errors.LedgerUnavailable):
+            bots = active + Counter(await self._ledger.count_bots(exclude=tuple(self._actors)))
+        warmths = {kind: self._engine.warmth(kind) for kind in sorted(self._kinds)}
+        return Census(
+            bots=bots,
+            usages=usages,
+            zygotes=[
+                Zygote(kind=kind, warm=warmth.warm, rss_bytes=warmth.rss_bytes) for kind, warmth in warmths.items()
+            ],
+            ledger_queue=self._ledger.queued,
+            ledger_outage=self._ledger.outage is not None,
+        )
 
     # ---- kinds
 

@@ -24,6 +24,7 @@ from supervisor.api import (
     headers,
     limits,
     listener,
+    metrics,
     problems,
     routes,
     server,
@@ -31,6 +32,7 @@ from supervisor.api import (
 )
 from supervisor.engine.local import LocalEngine
 from supervisor.fleet import Fleet
+from supervisor.metrics import Metrics
 from supervisor.retention import Retention
 from supervisor.secrets import Secrets
 from supervisor.settings import Settings
@@ -68,6 +70,7 @@ def create_app(fleet: Fleet, settings: Settings) -> FastAPI:
     app.add_middleware(problems.Catch)
     app.add_middleware(audit.Audit, level_of=level_of)
     app.add_middleware(headers.Headers)
+    app.add_middleware(metrics.Latency, measured=fleet.metrics)
     return app
 
 
@@ -99,7 +102,8 @@ async def open_fleet(
     `leave` is asked at the end: whether bots and zygotes are left as they are, for a supervisor that comes at once.
     """
     data = settings.data_dir
-    ledger = await Ledger.open(data / "ledger.sqlite3")
+    measured = Metrics(per_bot=settings.metrics_per_bot)
+    ledger = await Ledger.open(data / "ledger.sqlite3", on_commit=measured.committed)
     engine = LocalEngine(
         data,
         settings.kinds,
@@ -120,6 +124,7 @@ async def open_fleet(
         read_kinds=lambda: reread().kinds,
         secrets=Secrets(data / "secrets"),
         rate=Rate(at_once=settings.starts_at_once, per_s=settings.starts_per_s),
+        metrics=measured,
     )
     retention = Retention(
         ledger=ledger,
@@ -193,6 +198,7 @@ async def serve(settings: Settings, reread: Callable[[], Settings]) -> socket.so
             gc.collect()
             gc.freeze()
             http = server.Server(create_app(fleet, settings), max_connections=max_connections)
+            fleet.metrics.connections.set_function(lambda: len(http.server_state.connections))
             serving = asyncio.create_task(http.serve(sockets=[sock]))
             serves()
             waiting = {asyncio.create_task(event.wait()) for event in (stop, replaced)}

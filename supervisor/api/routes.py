@@ -10,7 +10,7 @@ from starlette.responses import HTMLResponse
 from starlette.routing import compile_path
 
 from supervisor import model
-from supervisor.api import access, answers, bots, health, kinds, pages, runs
+from supervisor.api import access, answers, bots, health, kinds, metrics, pages, runs
 from supervisor.fleet import Fleet
 
 OPEN, READ, ADMIN = access.Access.OPEN, access.Access.READ, access.Access.ADMIN
@@ -38,6 +38,7 @@ Table = Mapping[str, Sequence[Route]]
 def table(fleet: Fleet) -> Table:
     """All routes, in the order of the document."""
     b, r, k, h = bots.Bots(fleet), runs.Runs(fleet), kinds.Kinds(fleet), health.Health(fleet)
+    m = metrics.Metrics(fleet)
     at_once = (200, 202)
     return {
         "short form": (
@@ -71,6 +72,7 @@ def table(fleet: Fleet) -> Table:
             Route(READ, "GET", "/kinds/{name}", k.get_kind, model.KindView, problems=(404,)),
             Route(ADMIN, "POST", "/kinds/reload", k.reload_kinds, model.Reloaded),
             Route(ADMIN, "POST", "/kinds/{name}/reload", k.reload_kind, model.KindView, problems=(404,)),
+            Route(READ, "GET", "/metrics", m.scrape, str),
             Route(OPEN, "GET", "/livez", h.livez, answers.Health),
             Route(OPEN, "GET", "/readyz", h.readyz, answers.Health, problems=(503,)),
         ),

@@ -7,7 +7,7 @@ import json
 from collections.abc import Collection
 from typing import Any
 
-from peewee import SQL, IntegrityError, SqliteDatabase
+from peewee import SQL, IntegrityError, SqliteDatabase, fn
 
 from supervisor import errors, model
 from supervisor.store import tables
@@ -100,9 +100,19 @@ def listed(db: SqliteDatabase, query: model.BotQuery, exclude: Collection[int]) 
         label = "EXISTS (SELECT 1 FROM json_each(labels) AS label WHERE label.key = ? AND label.value = ?)"
         wanted &= SQL(label, (tables.storable(key), tables.storable(value)))
     if exclude:
-        # One value, because a statement cannot have as many as there may be bots.
-        wanted &= SQL("bot_id NOT IN (SELECT value FROM json_each(?))", (json.dumps(list(exclude)),))
+        wanted &= _not_among(exclude)
     return _values(db, wanted, limit=query.limit + 1)
+
+
+def counted(db: SqliteDatabase, exclude: Collection[int]) -> dict[tuple[str, model.State], int]:
+    groups = Bot.select(Bot.kind, Bot.state, fn.COUNT()).where(_REMEMBERED & _not_among(exclude))
+    found = db.execute(groups.group_by(Bot.kind, Bot.state))
+    return {(kind, model.State(state)): count for kind, state, count in found}
+
+
+def _not_among(bot_ids: Collection[int]) -> Any:
+    # One value, because a statement cannot have as many as there may be bots.
+    return SQL("bot_id NOT IN (SELECT value FROM json_each(?))", (json.dumps(list(bot_ids)),))
 
 
 def to_settle(db: SqliteDatabase) -> list[model.Bot]:

@@ -35,20 +35,31 @@ class Ledger:
     Reads see all writes that are done. They raise `LedgerUnavailable` if the file cannot be read.
     """
 
-    def __init__(self, path: Path, reader: ThreadPoolExecutor, *, latest_event: int, busy_timeout_s: float) -> None:
+    def __init__(
+        self,
+        path: Path,
+        reader: ThreadPoolExecutor,
+        *,
+        latest_event: int,
+        busy_timeout_s: float,
+        on_commit: Callable[[float], None],
+    ) -> None:
         self._reader = reader
         self._reading = file.reading(path, busy_timeout_s=busy_timeout_s)
-        self._writer = Writer(file.writing(path), busy_timeout_s=busy_timeout_s)
+        self._writer = Writer(file.writing(path), busy_timeout_s=busy_timeout_s, on_commit=on_commit)
         self._event_ids = itertools.count(latest_event + 1)
         self._watchers: list[Watcher] = []
         self._closed = False
 
     @classmethod
-    async def open(cls, path: Path, *, busy_timeout_s: float = 5.0) -> Ledger:
+    async def open(
+        cls, path: Path, *, busy_timeout_s: float = 5.0, on_commit: Callable[[float], None] = lambda seconds: None
+    ) -> Ledger:
         """Open the ledger, make it if there is none, and bring it to the newest schema.
 
         Args:
             busy_timeout_s: how long a write waits for a lock that another program holds.
+            on_commit: is told, in the thread that writes, how many seconds a transaction took.
 
         Raises:
             LedgerRefused: it is damaged, read-only, another program's or a newer version's; it is left untouched.
@@ -59,7 +70,7 @@ class Ledger:
         except BaseException:
             reader.shutdown(wait=False)
             raise
-        return cls(path, reader, latest_event=latest_event, busy_timeout_s=busy_timeout_s)
+        return cls(path, reader, latest_event=latest_event, busy_timeout_s=busy_timeout_s, on_commit=on_commit)
 
     async def close(self, timeout_s: float = 2.0) -> None:
         """Write what is queued, for at most `timeout_s`, and let go of the file, which is then complete by itself."""
@@ -262,6 +273,10 @@ class Ledger:
     async def bots(self, query: model.BotQuery, *, exclude: Collection[int] = ()) -> list[model.Bot]:
         """The bots that fit, lowest id first, at most one more than `query.limit`."""
         return await self._read(lambda db: bots.listed(db, query, exclude))
+
+    async def count_bots(self, *, exclude: Collection[int] = ()) -> dict[tuple[str, model.State], int]:
+        """How many bots there are of a kind in a state; no 0."""
+        return await self._read(lambda db: bots.counted(db, exclude))
 
     async def bots_to_settle(self) -> list[model.Bot]:
         """The bots that are wanted up or in an active state, lowest id first."""

@@ -74,11 +74,14 @@ class Writer:
         outage: why the database could not be written when last tried; None when it could.
     """
 
-    def __init__(self, db: SqliteDatabase, *, busy_timeout_s: float) -> None:
+    def __init__(
+        self, db: SqliteDatabase, *, busy_timeout_s: float, on_commit: Callable[[float], None] = lambda seconds: None
+    ) -> None:
         self.queued = 0
         self.outage: str | None = None
         self._db = db
         self._busy_timeout_s = busy_timeout_s
+        self._on_commit = on_commit
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Op | None] = queue.SimpleQueue()
         self._waiting: list[_Op] = []
@@ -164,6 +167,7 @@ class Writer:
 
     def _commit(self, group: Sequence[_Op]) -> bool:
         """Carry the group out in one transaction and settle it; False if the database cannot be written."""
+        began = time.monotonic()
         try:
             self._db.connect(reuse_if_open=True)
             self._begin()
@@ -171,6 +175,7 @@ class Writer:
             if not group:
                 self._db.execute_sql("PRAGMA user_version = 0")  # The smallest write there is.
             self._db.commit()
+            self._on_commit(time.monotonic() - began)
         except Exception as error:
             # That undoes the transaction, and what comes next starts afresh.
             self._db.close()

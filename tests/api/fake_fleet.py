@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from supervisor import errors, model, params, settings
+from supervisor import errors, metrics, model, params, settings
 from supervisor.fleet import Wait
 
 BEGAN = 1_712_438_975_499_784
@@ -25,6 +26,7 @@ class FakeFleet:
     """Of kind `stubborn` nothing can be stopped, of kind `broken` nothing can be started."""
 
     def __init__(self) -> None:
+        self.metrics = metrics.Metrics()
         self.kinds_ = {name: settings.Kind(target=f"bots:{name}") for name in PARAMETERS}
         self.reset()
 
@@ -191,6 +193,15 @@ class FakeFleet:
 
     def health(self) -> Mapping[str, str | None]:
         return self.checks
+
+    async def census(self) -> metrics.Census:
+        return metrics.Census(
+            bots=Counter((bot.kind, bot.state) for bot in self.bots.values()),
+            usages=[],
+            zygotes=[metrics.Zygote(kind=kind, warm=True, rss_bytes=1) for kind in self.kinds_],
+            ledger_queue=0,
+            ledger_outage=False,
+        )
 
     # ---- kinds
 

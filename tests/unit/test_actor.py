@@ -17,6 +17,7 @@ import pytest
 from supervisor import credentials, errors, settings
 from supervisor.actor import DUMP_S, KILL_AGAIN_S, LEDGER_RETRY_S, Actor, Ended, Ready, ShutDown, Surroundings
 from supervisor.lifecycle import Event
+from supervisor.metrics import Metrics
 from supervisor.model import (
     Bot,
     Cause,
@@ -123,6 +124,7 @@ class World:
             starts=self.starts,
             pulse=Pulse(),
             claims=self.claims,
+            metrics=Metrics(),
         )
         self.settle()
         self.rate = Rate()

@@ -12,6 +12,7 @@ import pytest
 
 from supervisor import errors, rollout, settings
 from supervisor.fleet import Fleet, Wait
+from supervisor.metrics import Metrics
 from supervisor.model import ACTIVE, BotQuery, NewBot, Policy, RestartPolicy, State
 from supervisor.secrets import Secrets
 from supervisor.starts import Rate
@@ -41,6 +42,7 @@ class World:
             bots_dir=directory / "bots",
             secrets=Secrets(directory / "secrets"),
             rate=Rate(),
+            metrics=Metrics(),
             forget_log=lambda bot_id: None,
         )
 
