@@ -5,7 +5,7 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 COPY setup.cfg pyproject.toml README.md ./
 COPY supervisor supervisor
 COPY botproc botproc
-RUN /opt/venv/bin/pip install . && /opt/venv/bin/pip uninstall -y pip
+RUN /opt/venv/bin/pip install '.[redis]' && /opt/venv/bin/pip uninstall -y pip
 
 FROM python:3.13-slim
 COPY --from=build /opt/venv /opt/venv

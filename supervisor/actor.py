@@ -69,6 +69,10 @@ class Logs(Protocol):
 
     def leave(self, bot_id: int) -> None: ...
 
+    def watch(
+        self, bot_id: int, on_change: Callable[[], None], on_end: Callable[[int], None]
+    ) -> Callable[[], None]: ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:

@@ -14,10 +14,12 @@ from typing import Any
 import pydantic_settings
 
 from botproc import kernel
-from supervisor import __version__, check, errors, settings, tokens, upgrade
+from supervisor import __version__, check, errors, names, settings, tokens, upgrade
+from supervisor.notices import trial
 
 COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "check": check.main,
+    "notify": trial.main,
     "restart": upgrade.restart,
     "token": tokens.main,
 }
@@ -44,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Before there are threads, which would keep a mask of their own, and descriptors.
         kernel.reset_signals()
         kernel.open_standard_streams()
-        sock = asyncio.run(app.serve(chosen, functools.partial(settings.read, flags, chosen)))
+        with asyncio.Runner(loop_factory=names.Loop) as runner:
+            sock = runner.run(app.serve(chosen, functools.partial(settings.read, flags, chosen)))
         if sock is not None:
             upgrade.replace(sock, environment)
         return 0
@@ -74,12 +77,17 @@ def _flags(argv: Sequence[str]) -> dict[str, Any]:
                 "a token has no flag, since argv is shown to every user of the machine: use --token-file with a file"
                 f" that bot-supervisor token makes, or {settings.PREFIX}ADMIN_TOKEN and {settings.PREFIX}READ_TOKEN"
             )
+        if name == "--redis-url":
+            raise errors.SettingsRefused(
+                "redis_url has no flag, since it may have a password, and argv is shown to every user of the machine:"
+                f" use the TOML file, or {settings.PREFIX}REDIS_URL"
+            )
     parser = argparse.ArgumentParser(
         prog="bot-supervisor",
         description="Runs fleets of Python bots, one process each, and keeps account of every run.",
         epilog=f"Each flag can also be set as {settings.PREFIX}<NAME> or in the TOML file. "
         f"Tokens: {settings.PREFIX}ADMIN_TOKEN and _READ_TOKEN, or --token-file. "
-        f"Other commands, each with a --help: {', '.join(f'bot-supervisor {name}' for name in COMMANDS)}.",
+        f"Other commands: bot-supervisor {', '.join(COMMANDS)}, each with a --help.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"bot-supervisor {__version__}")

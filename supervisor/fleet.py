@@ -13,11 +13,11 @@ import enum
 import logging
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from supervisor import credentials, errors, logs, params, schedules, secrets, settings
+from supervisor import credentials, errors, feed, logs, params, schedules, secrets, settings
 from supervisor.actor import Actor, Logs, ShutDown, Surroundings
 from supervisor.engine.protocol import Engine
 from supervisor.lifecycle import Event
@@ -31,6 +31,7 @@ from supervisor.model import (
     Cause,
     CrashGroup,
     CrashQuery,
+    Entry,
     Exit,
     Goal,
     KindView,
@@ -39,6 +40,7 @@ from supervisor.model import (
     Reloaded,
     Run,
     RunQuery,
+    Schedule,
     State,
     now_us,
 )
@@ -96,6 +98,7 @@ class Fleet:
         self._kinds = kinds
         self._rate = rate
         self._forget_log = forget_log
+        self._follower = follower
         self._around = Surroundings(
             engine=engine,
             ledger=ledger,
@@ -177,49 +180,95 @@ class Fleet:
 
     # ---- commands
 
-    async def create(self, new: NewBot, *, idempotency_key: str | None = None, wait: Wait) -> tuple[BotView, bool]:
-        """Makes a bot and starts it.
+    async def create(self, new: NewBot, *, idempotency_key: str | None = None, wait: Wait) -> BotView:
+        """Makes a bot and starts it, or gives the one that was made with the same idempotency key.
 
-        Returns the bot, and whether it was made now: an idempotency key that is known gives the bot made then.
         Raises NameTaken, LedgerUnavailable, ShuttingDown, and SpawnFailed: for a want of resources, in which case
         the bot is forgotten; with `Wait.PROCESS` also for what is wrong with the kind, and the bot is failed.
         """
+        actors, earlier = await self._create(new, 1, idempotency_key)
+        if earlier:
+            return await self.view(earlier[0].bot_id)
+        [actor] = actors
+        bot_id = actor.bot.bot_id
+        if (shortage := await self._attempt(actor)) is not None:
+            await self.delete(bot_id)
+            raise shortage
+        error = actor.spawn_error
+        if error is not None and actor.state is not State.STOPPED and wait is Wait.PROCESS:
+            await actor.durable()
+            if isinstance(error, errors.BudgetSpent):
+                raise errors.BudgetSpent(f"bot {bot_id} waits: {error.detail}", bot_id=bot_id)
+            raise errors.SpawnFailed(error.detail, permanent=True, bot_id=bot_id)
+        if wait is Wait.READY:
+            await _has_started(actor)
+        await actor.durable()
+        return _view(actor)
+
+    async def create_many(
+        self, new: NewBot, count: int, *, idempotency_key: str | None = None, wait: Wait
+    ) -> Sequence[BotView]:
+        """Makes so many bots that differ in nothing but their ids, and starts them side by side: all of them or, with
+        an error, none. Or gives those that were made with the same idempotency key, but for the forgotten ones.
+
+        Raises as `create` does with `Wait.ATTEMPT`, and CredentialHeld: only one of them could run.
+        """
+        actors, earlier = await self._create(new, count, idempotency_key)
+        if earlier:
+            there = await self.every(BotQuery(states=frozenset(State), after=earlier[0].bot_id - 1))
+            made_then = {bot.bot_id for bot in earlier}
+            return [view for view in there if view.bot_id in made_then]
+        shortages = [shortage for shortage in await asyncio.gather(*map(self._attempt, actors)) if shortage]
+        if shortages:
+            await asyncio.gather(*(self.delete(actor.bot.bot_id) for actor in actors))
+            raise shortages[0]
+        if wait is Wait.READY:
+            await asyncio.gather(*map(_has_started, actors))
+        await asyncio.gather(*(actor.durable() for actor in actors))
+        return [_view(actor) for actor in actors]
+
+    async def _create(
+        self, new: NewBot, count: int, idempotency_key: str | None
+    ) -> tuple[Sequence[Actor], Sequence[Bot]]:
+        """New bots, whose starts have begun; or those that were made with the same key."""
         self._refuse_when_shutting_down()
-        if idempotency_key is not None and (earlier := await self._ledger.bot_of_key(idempotency_key)) is not None:
-            # Before anything else: what it holds exclusively, it holds against others.
-            return await self.view(earlier.bot_id), False
-        with self._claim(new) as claim:
-            if new.schedule is not None:
-                return await self._create_to_wait(new, idempotency_key, claim)
-            started_at = now_us()
-            bot, run_id, created = await self._ledger.create_bot_and_run(
+        if idempotency_key is not None and (earlier := await self._ledger.bots_of_key(idempotency_key)):
+            # Before anything else: what they hold exclusively, they hold against others.
+            return (), earlier
+        with self._claim(new, count) as claim:
+            due = None if new.schedule is None else _first_time(new.schedule)
+            started_at = now_us() if due is None else None
+            made, created = await self._ledger.create_bots(
                 new,
+                count,
                 started_at=started_at,
                 idempotency_key=idempotency_key,
-                budget=self._around.budget(new.kind, new.params),
+                budget=self._around.budget(new.kind, new.params) if due is None else None,
             )
             if not created:
-                return await self.view(bot.bot_id), False
-            claim(bot.bot_id)
-        actor = self._actors[bot.bot_id] = Actor(bot, self._around, self._retire)
-        actor.begin(bot.reason, None if run_id is None else (run_id, started_at))
-        await actor.until(lambda: actor.process is not None or actor.spawn_error is not None)
+                return (), [bot for bot, _ in made]
+            claim(made[0][0].bot_id)
+        actors = []
+        for bot, run_id in made:
+            actor = self._actors[bot.bot_id] = Actor(bot, self._around, self._retire)
+            actors.append(actor)
+            if due is not None:
+                actor.wait("waits for the first time of its schedule", due)
+            else:
+                actor.begin(bot.reason, None if run_id is None or started_at is None else (run_id, started_at))
+        return actors, ()
+
+    async def _attempt(self, actor: Actor) -> errors.Problem | None:
+        """Waits until a new bot has a process, or could not have one. Returns what it is for want of."""
+        await actor.until(
+            lambda: actor.process is not None or actor.spawn_error is not None or actor.state is State.BACKOFF
+        )
         error = actor.spawn_error
-        if error is not None and actor.state is not State.STOPPED:
-            permanent = isinstance(error, errors.SpawnFailed) and error.permanent
-            timed_out = actor.bot.last_exit is not None and actor.bot.last_exit.cause is Cause.START_TIMEOUT
-            if isinstance(error, errors.SpawnFailed | errors.LedgerUnavailable) and not permanent and not timed_out:
-                await self.delete(bot.bot_id)
-                raise error
-            if wait is Wait.PROCESS:
-                await actor.durable()
-                if isinstance(error, errors.BudgetSpent):
-                    raise errors.BudgetSpent(f"bot {bot.bot_id} waits: {error.detail}", bot_id=bot.bot_id)
-                raise errors.SpawnFailed(error.detail, permanent=True, bot_id=bot.bot_id)
-        if wait is Wait.READY:
-            await actor.until(lambda: actor.state is not State.STARTING)
-        await actor.durable()
-        return _view(actor), True
+        if actor.state is State.STOPPED or not isinstance(error, errors.SpawnFailed | errors.LedgerUnavailable):
+            return None
+        permanent = isinstance(error, errors.SpawnFailed) and error.permanent
+        timed_out = actor.bot.last_exit is not None and actor.bot.last_exit.cause is Cause.START_TIMEOUT
+        return None if permanent or timed_out else error
 
     async def start(self, bot_id: int, *, wait: bool = True) -> BotView:
         """Starts a bot; one that is up already is left alone. Waits until it is up, or has failed.
@@ -351,16 +400,39 @@ class Fleet:
 
     async def log_tail(self, bot_id: int, *, lines: int, run_id: int | None = None) -> bytes:
         """The last lines of a bot's log, or of one run of it. Raises UnknownBot, UnknownRun."""
-        start, end = 0, None
-        if run_id is not None:
-            run = await self._ledger.run(run_id)
-            if run is None or run.bot_id != bot_id:
-                raise errors.UnknownRun(f"bot {bot_id} has no run {run_id}", bot_id=bot_id)
-            start, end = run.log_start, run.log_end
-        elif bot_id not in self._actors:
-            await self._row(bot_id)
+        run = await self._run_of(bot_id, run_id)
+        start, end = (0, None) if run is None else (run.log_start, run.log_end)
         path = logs.log_path(self._log_dir, bot_id)
         return await asyncio.to_thread(logs.tail, path, lines, start=start, end=end)
+
+    def entries(self, *, since: int | None, bot_id: int | None) -> AsyncGenerator[Entry | None, None]:
+        """The feed of events, see `feed.entries`."""
+        return feed.entries(self._ledger, since=since, bot_id=bot_id)
+
+    async def log_lines(
+        self, bot_id: int, *, tail: int, offset: int | None, run_id: int | None
+    ) -> AsyncGenerator[logs.Line | logs.Skipped | None, None]:
+        """The lines of a bot's log, or of one run of it: from an offset on, or the last ones, and then each that comes;
+        see `feed.lines`. Raises UnknownBot, UnknownRun."""
+        run = await self._run_of(bot_id, run_id)
+        path = logs.log_path(self._log_dir, bot_id)
+        if offset is None:
+            end = await asyncio.to_thread(logs.size, path) if run is None or run.log_end is None else run.log_end
+            start = 0 if run is None else run.log_start
+            offset = end - len(await asyncio.to_thread(logs.tail, path, tail, start=start, end=end))
+        elif run is not None:
+            offset = max(offset, run.log_start)
+        return feed.lines(self._ledger, self._follower, logs.Reader(path, offset), bot_id=bot_id, run=run)
+
+    async def _run_of(self, bot_id: int, run_id: int | None) -> Run | None:
+        """The run, which is to be one of the bot, or to be none. Raises UnknownBot, UnknownRun."""
+        if run_id is None:
+            await self.view(bot_id)
+            return None
+        run = await self._ledger.run(run_id)
+        if run is None or run.bot_id != bot_id:
+            raise errors.UnknownRun(f"bot {bot_id} has no run {run_id}", bot_id=bot_id)
+        return run
 
     def health(self) -> Mapping[str, str | None]:
         """The checks of /readyz: None is good, a sentence is not."""
@@ -595,12 +667,17 @@ class Fleet:
         return Rate(at_once=spec.starts_at_once, per_s=spec.starts_per_s)
 
     @contextlib.contextmanager
-    def _claim(self, new: NewBot) -> Iterator[Callable[[int], None]]:
-        """Holds the exclusive credential of a bot while it is made; it is the bot's once its id is told."""
+    def _claim(self, new: NewBot, count: int) -> Iterator[Callable[[int], None]]:
+        """Holds the exclusive credential of a bot while it is made; it is the bot's once its id is told.
+
+        Raises CredentialHeld, also when several bots are to have it.
+        """
         claims, credential = self._around.claims, self._around.exclusive(new.kind, new.params)
         if credential is None:
             yield lambda bot_id: None
             return
+        if count > 1:
+            raise errors.CredentialHeld(f"of bots with {credential} only one can run at a time")
         claims.take(credential, None)
         try:
             yield lambda bot_id: claims.give(credential, bot_id)
@@ -612,22 +689,17 @@ class Fleet:
         if actor.state in SETTLED:
             actor.claim()
 
-    async def _create_to_wait(
-        self, new: NewBot, idempotency_key: str | None, claim: Callable[[int], None]
-    ) -> tuple[BotView, bool]:
-        """A bot with a schedule is made, and started when its time comes."""
-        assert new.schedule is not None
-        due = schedules.next_after(new.schedule, now_us())
-        if due is None:
-            raise errors.BadParams(f"the schedule {new.schedule.cron!r} has no time that is still to come")
-        bot, created = await self._ledger.create_bot(new, idempotency_key=idempotency_key)
-        if not created:
-            return await self.view(bot.bot_id), False
-        claim(bot.bot_id)
-        actor = self._actors[bot.bot_id] = Actor(bot, self._around, self._retire)
-        actor.wait("waits for the first time of its schedule", due)
-        await actor.durable()
-        return _view(actor), True
+
+async def _has_started(actor: Actor) -> None:
+    """Or has failed to."""
+    await actor.until(lambda: actor.state is not State.STARTING)
+
+
+def _first_time(schedule: Schedule) -> int:
+    due = schedules.next_after(schedule, now_us())
+    if due is None:
+        raise errors.BadParams(f"the schedule {schedule.cron!r} has no time that is still to come")
+    return due
 
 
 def _is_settled(actor: Actor) -> Callable[[], bool]:

@@ -111,6 +111,7 @@ class Metrics:
             "Calls whose answer is not complete; an open stream is one.",
             registry=registry,
         )
+        self.streams = Gauge("bot_supervisor_http_streams", "Open streams of events or of logs.", registry=registry)
         self.connections = Gauge(
             "bot_supervisor_http_connections", "Open connections, idle ones included.", registry=registry
         )

@@ -287,6 +287,19 @@ class CrashGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a bot's run ended, with whose it was. The fields of the run are None where it has none that ended so."""
+
+    kind: str
+    name: str | None
+    labels: Mapping[str, str]
+    run_id: int | None = None
+    detail: str | None = None
+    raised: Raised | None = None
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """One change of one bot's state, numbered in the order of the ledger."""
 
@@ -297,6 +310,17 @@ class Event:
     state: State
     goal: Goal
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """An event as the feed tells it, with what it says of the bot."""
+
+    event: Event
+    kind: str
+    name: str | None
+    deleted: bool
+    """The bot is gone, and this was the last of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

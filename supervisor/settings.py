@@ -1,6 +1,6 @@
 """What can be set, and where each value came from: flags, then the environment, then a TOML file, then defaults.
 
-Durations are seconds (`_s`), sizes bytes (`_bytes`). Tokens and kinds have no flag: what stands in argv is shown to
+Durations are seconds (`_s`), sizes bytes (`_bytes`). Secrets and kinds have no flag: what stands in argv is shown to
 every user of the machine.
 """
 
@@ -26,8 +26,15 @@ from cronsim import CronSim, CronSimError
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, Strict
 
 from supervisor import errors, model
+from supervisor.webhooks import Found, Webhook
 
 PREFIX = "BOT_SUPERVISOR_"
+
+_OF_CLIENTS = (f"{PREFIX}URL", f"{PREFIX}TOKEN")
+"""Where and as whom clients call. They can be set in a shell that the supervisor is started from."""
+
+_SECRET = tuple(f"{PREFIX}{name}" for name in ("ADMIN_TOKEN", "READ_TOKEN", "TOKEN", "REDIS_URL"))
+"""What bots do not inherit."""
 
 ENTRY_POINTS = "bot_supervisor.kinds"
 """The group of entry points by which installed distributions bring kinds."""
@@ -225,9 +232,7 @@ class Flags(pydantic_settings.BaseSettings):
         env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
     )
 
-    config: AbsolutePath | None = Field(
-        default=None, description="a TOML file with any of these settings, and [kinds.NAME]"
-    )
+    config: AbsolutePath | None = Field(default=None, description="a TOML file: these settings, and more")
     host: str = Field(default="127.0.0.1", min_length=1, description="the address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="the port to listen on; 0: a free one")
     uds: AbsolutePath | None = Field(
@@ -273,6 +278,7 @@ class Flags(pydantic_settings.BaseSettings):
     )
     metrics_per_bot: bool = Field(default=True, description="whether /metrics has CPU and memory of each bot")
     max_connections: int = Field(default=512, ge=4, le=100_000, description="open connections, idle ones included")
+    max_streams: int = Field(default=100, ge=0, le=100_000, description="open feeds of events and logs")
     allowed_hosts: Annotated[list[str], pydantic_settings.NoDecode, pydantic.BeforeValidator(_split)] = Field(
         default=[], description="further names by which clients may call this server, with commas"
     )
@@ -289,7 +295,18 @@ class Settings(Flags):
 
     admin_token: SecretStr | None = None
     read_token: SecretStr | None = None
+    redis_url: Found | None = None
+    redis_stream: str = Field(default="bot-supervisor:events", min_length=1, max_length=500)
+    webhooks: tuple[Webhook, ...] = Field(default=(), max_length=20)
+    recovered_after_s: float = Field(default=10.0, ge=0, le=86_400, allow_inf_nan=False)
     kinds: dict[KindName, Kind] = Field(default={}, validate_default=True)
+
+    @pydantic.field_validator("redis_url")
+    @classmethod
+    def _of_redis(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("this is no URL that begins with redis://, rediss:// or unix://")
+        return url
 
     @pydantic.field_validator("admin_token", "read_token")
     @classmethod
@@ -347,7 +364,7 @@ def is_loopback(host: str) -> bool:
 
 
 def read(flags: Mapping[str, Any], before: Settings | None = None) -> Settings:
-    """The settings of this program. The tokens are taken out of the environment, which children inherit.
+    """The settings of this program. The secrets are taken out of the environment, which children inherit.
 
     Args:
         flags: the settings given in argv, by name.
@@ -434,15 +451,19 @@ def _installed() -> dict[str, dict[str, Any]]:
 
 
 def _environment() -> dict[str, Any]:
+    # Webhooks are for the file alone: what stands in the environment, every bot inherits.
+    there = Settings.model_fields.keys() - {"webhooks"}
     for name in os.environ:
-        if name.upper().startswith(PREFIX) and name[len(PREFIX) :].lower() not in Settings.model_fields:
+        if name.upper() in _OF_CLIENTS or not name.upper().startswith(PREFIX):
+            continue
+        if name[len(PREFIX) :].lower() not in there:
             raise errors.SettingsRefused(f"{name}: there is no such setting")
     try:
         env = pydantic_settings.EnvSettingsSource(Settings)()
     except pydantic_settings.SettingsError as error:
         raise errors.SettingsRefused(f"{PREFIX}*: {error}: it must be JSON") from None
     for name in list(os.environ):
-        if name.upper() in (f"{PREFIX}ADMIN_TOKEN", f"{PREFIX}READ_TOKEN"):
+        if name.upper() in _SECRET:
             del os.environ[name]
     return env
 

@@ -86,6 +86,13 @@ class Bot:
     schedule: model.Schedule | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """The bots that were made, lowest id first."""
+
+    bots: Sequence[Bot]
+
+
 @dataclass(slots=True, kw_only=True)
 class Run:
     """The life of one process of a bot. Open while `cause` is null."""
@@ -160,6 +167,21 @@ class Crashes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One change of one bot's state."""
+
+    event_id: int
+    at: Time
+    bot_id: int
+    run_id: int | None
+    kind: str
+    name: str | None
+    state: model.State
+    goal: model.Goal
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Kinds:
     kinds: Sequence[model.KindView]
 
@@ -192,9 +214,9 @@ class Problem(BaseModel):
     checks: dict[str, str | None] | None = None
 
 
-BOT, BOTS = TypeAdapter(Bot), TypeAdapter(list[Bot])
+BOT, BOTS, BATCH = TypeAdapter(Bot), TypeAdapter(list[Bot]), TypeAdapter(Batch)
 RUN, RUNS, HISTORY = TypeAdapter(Run), TypeAdapter(Runs), TypeAdapter(list[PastRun])
-CRASHES = TypeAdapter(Crashes)
+CRASHES, EVENT = TypeAdapter(Crashes), TypeAdapter(Event)
 KIND, KINDS, RELOADED = TypeAdapter(model.KindView), TypeAdapter(Kinds), TypeAdapter(model.Reloaded)
 RESULTS = TypeAdapter(Results)
 STARTED, STOPPED, HEALTH = TypeAdapter(Started), TypeAdapter(Stopped), TypeAdapter(Health)
@@ -203,6 +225,22 @@ STARTED, STOPPED, HEALTH = TypeAdapter(Started), TypeAdapter(Stopped), TypeAdapt
 def reply(adapter: TypeAdapter[T], value: T, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """The value as JSON."""
     return Response(adapter.dump_json(value), status, headers, "application/json")
+
+
+def event(entry: model.Entry) -> Event:
+    """As the feed tells it."""
+    told = entry.event
+    return Event(
+        event_id=told.event_id,
+        at=time(told.at),
+        bot_id=told.bot_id,
+        run_id=told.run_id,
+        kind=entry.kind,
+        name=entry.name,
+        state=told.state,
+        goal=told.goal,
+        reason=told.reason,
+    )
 
 
 def _last_exit(last: model.LastExit | None) -> LastExit | None:

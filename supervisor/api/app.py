@@ -28,6 +28,7 @@ from supervisor.api import (
     problems,
     routes,
     server,
+    streams,
     threads,
 )
 from supervisor.engine.local import LocalEngine
@@ -50,7 +51,9 @@ LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 def create_app(fleet: Fleet, settings: Settings) -> FastAPI:
     """The application, from the outermost layer to the routes."""
-    table = routes.table(fleet)
+    open_streams = streams.Streams(settings.max_streams)
+    fleet.metrics.streams.set_function(lambda: open_streams.number)
+    table = routes.table(fleet, open_streams)
     level_of = routes.level_of(table)
     own = f"[{settings.host}]" if ":" in settings.host else settings.host
     app = document.Application(table, with_tokens=settings.admin_token is not None, params_schemas=fleet.params_schemas)
@@ -94,16 +97,54 @@ def console(settings: Settings) -> Iterator[logs.Console]:
 
 
 @contextlib.asynccontextmanager
+async def open_ledger(settings: Settings, measured: Metrics) -> AsyncIterator[Ledger]:
+    """The ledger, and those told of its events who are to be. Raises Refused."""
+    ledger = await Ledger.open(settings.data_dir / "ledger.sqlite3", on_commit=measured.committed)
+    try:
+        async with telling(settings, ledger):
+            yield ledger
+    finally:
+        await ledger.close()
+
+
+@contextlib.asynccontextmanager
+async def telling(settings: Settings, ledger: Ledger) -> AsyncIterator[None]:
+    """While the block lasts, events go to the webhooks and the Redis stream of the settings, if there are any.
+
+    What that takes is imported only then: 5 MB each. Raises SettingsRefused.
+    """
+    async with contextlib.AsyncExitStack() as told:
+        if settings.webhooks:
+            from supervisor.notices import teller
+
+            await told.enter_async_context(
+                teller.telling(settings.webhooks, ledger, recovered_after_s=settings.recovered_after_s)
+            )
+        if settings.redis_url is not None:
+            try:
+                from supervisor import redis_stream
+            except ModuleNotFoundError:
+                raise errors.SettingsRefused(
+                    "redis_url is set, but the package redis is not installed: pip install 'bot-supervisor[redis]'"
+                ) from None
+            await told.enter_async_context(redis_stream.publishing(settings.redis_url, settings.redis_stream, ledger))
+        yield
+
+
+@contextlib.asynccontextmanager
 async def open_fleet(
-    settings: Settings, out: logs.Console, reread: Callable[[], Settings], leave: Callable[[], bool]
+    settings: Settings,
+    ledger: Ledger,
+    measured: Metrics,
+    out: logs.Console,
+    reread: Callable[[], Settings],
+    leave: Callable[[], bool],
 ) -> AsyncIterator[Fleet]:
-    """The fleet of these settings, booted, with its ledger and its engine. Raises Refused.
+    """The fleet of these settings, booted, with its engine. Raises Refused.
 
     `leave` is asked at the end: whether bots and zygotes are left as they are, for a supervisor that comes at once.
     """
     data = settings.data_dir
-    measured = Metrics(per_bot=settings.metrics_per_bot)
-    ledger = await Ledger.open(data / "ledger.sqlite3", on_commit=measured.committed)
     engine = LocalEngine(
         data,
         settings.kinds,
@@ -147,7 +188,6 @@ async def open_fleet(
         fleet.close()
         await asyncio.to_thread(follower.drain, DRAIN_S)
         follower.close()
-        await ledger.close()
 
 
 async def reload(fleet: Fleet) -> None:
@@ -170,6 +210,7 @@ async def serve(settings: Settings, reread: Callable[[], Settings]) -> socket.so
     loop = asyncio.get_running_loop()
     loop.set_default_executor(threads.pool())
     stop, replaced = asyncio.Event(), asyncio.Event()
+    measured = Metrics(per_bot=settings.metrics_per_bot)
     max_connections = min(settings.max_connections, server.raise_descriptor_limit() // 4)
     with (
         datadir.held(settings.data_dir) as serves,
@@ -184,7 +225,12 @@ async def serve(settings: Settings, reread: Callable[[], Settings]) -> socket.so
         # Until the fleet is there it is only not to kill us.
         loop.add_signal_handler(signal.SIGUSR2, replaced.set)
         loop.add_signal_handler(signal.SIGHUP, log.info, "got SIGHUP before there is something to reload")
-        async with open_fleet(settings, out, reread, lambda: replaced.is_set() and not stop.is_set()) as fleet:
+        async with (
+            open_ledger(settings, measured) as ledger,
+            open_fleet(
+                settings, ledger, measured, out, reread, lambda: replaced.is_set() and not stop.is_set()
+            ) as fleet,
+        ):
             reloads: set[asyncio.Task[None]] = set()
 
             def hang_up() -> None:
@@ -198,7 +244,7 @@ async def serve(settings: Settings, reread: Callable[[], Settings]) -> socket.so
             gc.collect()
             gc.freeze()
             http = server.Server(create_app(fleet, settings), max_connections=max_connections)
-            fleet.metrics.connections.set_function(lambda: len(http.server_state.connections))
+            measured.connections.set_function(lambda: len(http.server_state.connections))
             serving = asyncio.create_task(http.serve(sockets=[sock]))
             serves()
             waiting = {asyncio.create_task(event.wait()) for event in (stop, replaced)}

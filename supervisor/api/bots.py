@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Annotated, Literal
 
 from fastapi import Header, Path, Query
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from supervisor import model, rollout
-from supervisor.api import answers, audit, paging, requests
+from supervisor import logs, model, rollout
+from supervisor.api import answers, audit, paging, requests, streams
 from supervisor.fleet import Fleet, Wait
 
 BotId = Annotated[requests.Id, Path()]
 Settled = Annotated[bool, Query(alias="wait", description="0: answer at once, with 202")]
+Ready = Annotated[Literal["ready"] | None, Query(description="answer when it is ready, or has failed")]
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -30,14 +33,15 @@ IdempotencyKey = Annotated[
 class Bots:
     """The calls that reach the fleet."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, open_streams: streams.Streams) -> None:
         self.fleet = fleet
+        self.streams = open_streams
 
     # ---- the short form
 
     async def start_new(self, new: requests.NewBot | None = None, idempotency_key: IdempotencyKey = None) -> Response:
         """Make a bot and start it; answered once its process exists and its run is in the ledger."""
-        view, _ = await self._create(new, idempotency_key, Wait.PROCESS)
+        view = await self._create(new, idempotency_key, Wait.PROCESS)
         return answers.reply(answers.STARTED, answers.Started(bot_id=view.bot_id))
 
     async def stop_by_get(self, bot_id: BotId) -> Response:
@@ -61,12 +65,12 @@ class Bots:
     async def create_bot(
         self,
         new: requests.NewBot | None = None,
-        wait: Annotated[Literal["ready"] | None, Query(description="until it is ready, or has failed")] = None,
+        wait: Ready = None,
         idempotency_key: IdempotencyKey = None,
     ) -> Response:
         """Make a bot and start it; answered once its process exists or could not be made. A known Idempotency-Key
         is answered in the same way, with the bot that was made then."""
-        view, _ = await self._create(new, idempotency_key, Wait.READY if wait else Wait.ATTEMPT)
+        view = await self._create(new, idempotency_key, Wait.READY if wait else Wait.ATTEMPT)
         return answers.reply(answers.BOT, answers.bot(view), status=201, headers={"Location": f"/bots/{view.bot_id}"})
 
     async def get_bot(self, bot_id: BotId) -> Response:
@@ -97,15 +101,37 @@ class Bots:
 
     async def tail_logs(
         self,
+        request: Request,
         bot_id: BotId,
         tail: Annotated[int, Query(ge=1, le=10_000, description="how many lines")] = 100,
         run: Annotated[requests.Id | None, Query(description="of this run only")] = None,
+        last_event_id: Annotated[
+            requests.Number | None, Header(alias="Last-Event-ID", description="in a stream: go on behind this")
+        ] = None,
     ) -> Response:
-        """The last lines that the bot wrote. Bytes that are not UTF-8 are replaced."""
+        """The last lines that the bot wrote. Bytes that are not UTF-8 are replaced. With `Accept: text/event-stream`,
+        these and each that comes, until the bot is deleted or the run that is named has ended: a message for each
+        line, whose id is the offset in the log behind it. A message `skipped` says how many bytes are gone."""
+        if streams.EventStream.media_type in request.headers.get("accept", ""):
+            found = await self.fleet.log_lines(bot_id, tail=tail, offset=last_event_id, run_id=run)
+            return streams.EventStream(self.streams, _messages(found))
         lines = await self.fleet.log_tail(bot_id, lines=tail, run_id=run)
         return PlainTextResponse(lines.decode("utf-8", "replace"))
 
     # ---- many bots
+
+    async def create_many(
+        self, many: requests.NewBots, wait: Ready = None, idempotency_key: IdempotencyKey = None
+    ) -> Response:
+        """Make so many bots, which differ in nothing but their ids, and start them side by side: all of them or, with
+        a problem, none. Answered once each has a process or could not be given one. A known Idempotency-Key is
+        answered in the same way, with the bots that were made then."""
+        async with self._new(many) as new:
+            views = await self.fleet.create_many(
+                new, many.count, idempotency_key=idempotency_key, wait=Wait.READY if wait else Wait.ATTEMPT
+            )
+        audit.concerns(*(view.bot_id for view in views))
+        return answers.reply(answers.BATCH, answers.Batch(bots=list(map(answers.bot, views))), status=201)
 
     async def start_many(
         self, which: Annotated[requests.Selector, Query()], _: requests.Nothing | None = None
@@ -131,14 +157,19 @@ class Bots:
         query, grace_s = which.query(model.ACTIVE), how.grace_s if how else None
         return _results(await rollout.restart(self.fleet, query, grace_s=grace_s, max_parallel=which.max_parallel))
 
-    async def _create(
-        self, asked: requests.NewBot | None, idempotency_key: str | None, wait: Wait
-    ) -> tuple[model.BotView, bool]:
-        asked = asked or requests.NewBot()
+    async def _create(self, asked: requests.NewBot | None, idempotency_key: str | None, wait: Wait) -> model.BotView:
+        async with self._new(asked or requests.NewBot()) as new:
+            view = await self.fleet.create(new, idempotency_key=idempotency_key, wait=wait)
+        audit.concerns(view.bot_id)
+        return view
+
+    @contextlib.asynccontextmanager
+    async def _new(self, asked: requests.NewBot) -> AsyncIterator[model.NewBot]:
+        """What is asked for, checked, with the kind's defaults; for bots that are made in the block."""
         kind = self.fleet.defaults(asked.kind)
         schedule = asked.schedule or kind.schedule
         async with self.fleet.checked(asked.kind, asked.params) as params:
-            new = model.NewBot(
+            yield model.NewBot(
                 kind=asked.kind,
                 params=params,
                 name=asked.name,
@@ -148,9 +179,19 @@ class Bots:
                 limits=asked.limits.over(kind.default_limits) if asked.limits else kind.default_limits,
                 schedule=schedule.value if schedule else None,
             )
-            view, is_new = await self.fleet.create(new, idempotency_key=idempotency_key, wait=wait)
-        audit.concerns(view.bot_id)
-        return view, is_new
+
+
+async def _messages(found: AsyncGenerator[logs.Line | logs.Skipped | None, None]) -> AsyncGenerator[bytes, None]:
+    async with contextlib.aclosing(found):
+        async for piece in found:
+            match piece:
+                case None:
+                    yield KEEPALIVE_COMMENT
+                case logs.Line(next_offset=offset, data=data):
+                    line = data.decode("utf-8", "replace").removesuffix("\r")
+                    yield format_sse_event(data_str=line, id=str(offset))
+                case logs.Skipped(next_offset=offset, size=size):
+                    yield format_sse_event(data_str=str(size), event="skipped", id=str(offset))
 
 
 def _results(outcomes: Sequence[model.Outcome]) -> Response:

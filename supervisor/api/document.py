@@ -15,6 +15,14 @@ from supervisor import __version__
 from supervisor.api import answers, params_models, problems
 from supervisor.api.access import SAFE, Access
 from supervisor.api.routes import Route, Table
+from supervisor.api.streams import EventStream
+
+_MESSAGE = {
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+    "required": ["id", "data"],
+}
+"""One server-sent event, as OpenAPI 3.2 has it."""
 
 
 class Application(FastAPI):
@@ -46,6 +54,8 @@ class Application(FastAPI):
         has_model = route.answer not in (None, str, HTMLResponse)
         response_class: type[Response] = {None: Response, str: PlainTextResponse}.get(route.answer, JSONResponse)
         responses: dict[int | str, dict[str, Any]] = {status: {"model": route.answer} for status in others}
+        if route.streams:
+            responses[first] = {"content": {EventStream.media_type: {"itemSchema": _MESSAGE}}}
         self.router.add_api_route(
             route.path,
             route.endpoint,

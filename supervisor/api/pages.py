@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import Path
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from supervisor import errors
@@ -19,15 +19,14 @@ _assets = StaticFiles(directory=_STATIC, packages=[("fastapi_offline", "static")
 """Our own files, and Swagger UI's from the package that ships them."""
 
 
-async def home() -> Response:
-    """To the documentation."""
-    return RedirectResponse("/apidocs")
+async def dashboard() -> Response:
+    """The fleet, live. The page and its assets hold no data: it asks for a token when a call needs one."""
+    return _page("dashboard.html")
 
 
 async def apidocs() -> Response:
     """Swagger UI."""
-    page = (_STATIC / "apidocs.html").read_bytes()
-    return HTMLResponse(page, headers={"Content-Security-Policy": headers.PAGE_POLICY})
+    return _page("apidocs.html")
 
 
 async def asset(request: Request, name: Annotated[requests.Name, Path()]) -> Response:
@@ -39,3 +38,7 @@ async def asset(request: Request, name: Annotated[requests.Name, Path()]) -> Res
         raise errors.Unavailable(f"cannot read {name}: {error}") from None
     answer.headers["Cache-Control"] = "no-cache"
     return answer
+
+
+def _page(name: str) -> Response:
+    return HTMLResponse((_STATIC / name).read_bytes(), headers={"Content-Security-Policy": headers.PAGE_POLICY})

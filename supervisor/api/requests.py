@@ -62,6 +62,7 @@ def _some_of(*known: str) -> tuple[AfterValidator, WithJsonSchema]:
 
 
 Id = Annotated[int, BeforeValidator(_digits), Field(ge=1, le=LARGEST)]
+Number = Annotated[int, BeforeValidator(_digits), Field(ge=0, le=LARGEST)]
 Text = Annotated[str, AfterValidator(_printable), Field(max_length=200)]
 Name = Annotated[Text, Field(min_length=1)]
 States = Annotated[str, *_some_of(*model.State, "all")]
@@ -95,6 +96,18 @@ class NewBot(_Body):
             if self.params.get("start_number", self.start_number) != self.start_number:
                 raise ValueError("start_number and params.start_number differ")
             self.params = {**self.params, "start_number": self.start_number}
+        return self
+
+
+class NewBots(NewBot):
+    """Bots to be made and started, all alike."""
+
+    count: Annotated[int, Strict()] = Field(ge=1, le=1000, description="how many")
+
+    @model_validator(mode="after")
+    def _nameless(self) -> Self:
+        if self.count > 1 and self.name is not None:
+            raise ValueError("only one bot can have the name: leave it out, or make them one by one")
         return self
 
 

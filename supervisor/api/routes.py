@@ -10,7 +10,7 @@ from starlette.responses import HTMLResponse
 from starlette.routing import compile_path
 
 from supervisor import model
-from supervisor.api import access, answers, bots, health, kinds, metrics, pages, runs
+from supervisor.api import access, answers, bots, events, health, kinds, metrics, pages, runs, streams
 from supervisor.fleet import Fleet
 
 OPEN, READ, ADMIN = access.Access.OPEN, access.Access.READ, access.Access.ADMIN
@@ -29,15 +29,18 @@ class Route:
     statuses: Sequence[int] = (200,)
     problems: Sequence[int] = ()
     """The statuses of its own, beside those that every call can have."""
+    streams: bool = False
+    """It can be followed, as server-sent events."""
 
 
 Table = Mapping[str, Sequence[Route]]
 """The routes by the sections of the document."""
 
 
-def table(fleet: Fleet) -> Table:
+def table(fleet: Fleet, open_streams: streams.Streams) -> Table:
     """All routes, in the order of the document."""
-    b, r, k, h = bots.Bots(fleet), runs.Runs(fleet), kinds.Kinds(fleet), health.Health(fleet)
+    b, r, k, h = bots.Bots(fleet, open_streams), runs.Runs(fleet), kinds.Kinds(fleet), health.Health(fleet)
+    e = events.Events(fleet, open_streams)
     m = metrics.Metrics(fleet)
     at_once = (200, 202)
     return {
@@ -50,6 +53,7 @@ def table(fleet: Fleet) -> Table:
         ),
         "bots": (
             Route(ADMIN, "POST", "/bots", b.create_bot, answers.Bot, (201,), problems=(409, 503)),
+            Route(ADMIN, "POST", "/bots/batch", b.create_many, answers.Batch, (201,), problems=(409, 503)),
             Route(READ, "GET", "/bots/{bot_id}", b.get_bot, answers.Bot, problems=(404, 503)),
             Route(ADMIN, "POST", "/bots/start", b.start_many, answers.Results, problems=(503,)),
             Route(ADMIN, "POST", "/bots/stop", b.stop_many, answers.Results, problems=(503,)),
@@ -67,7 +71,8 @@ def table(fleet: Fleet) -> Table:
             Route(READ, "GET", "/crashes", r.list_crashes, answers.Crashes, problems=(503,)),
         ),
         "live": (
-            Route(READ, "GET", "/bots/{bot_id}/logs", b.tail_logs, str, problems=(404, 503)),
+            Route(READ, "GET", "/bots/{bot_id}/logs", b.tail_logs, str, problems=(404, 503), streams=True),
+            Route(READ, "GET", "/events", e.follow, None, problems=(404, 503), streams=True),
             Route(READ, "GET", "/kinds", k.list_kinds, answers.Kinds),
             Route(READ, "GET", "/kinds/{name}", k.get_kind, model.KindView, problems=(404,)),
             Route(ADMIN, "POST", "/kinds/reload", k.reload_kinds, model.Reloaded),
@@ -77,10 +82,10 @@ def table(fleet: Fleet) -> Table:
             Route(OPEN, "GET", "/readyz", h.readyz, answers.Health, problems=(503,)),
         ),
         "pages": (
-            Route(READ, "GET", "/", pages.home, HTMLResponse),
+            Route(OPEN, "GET", "/", pages.dashboard, HTMLResponse),
             Route(READ, "GET", "/apidocs", pages.apidocs, HTMLResponse),
             Route(READ, "GET", "/apidocs/", pages.apidocs, HTMLResponse),
-            Route(READ, "GET", "/apidocs/assets/{name}", pages.asset, HTMLResponse),
+            Route(OPEN, "GET", "/assets/{name}", pages.asset, HTMLResponse),
         ),
     }
 

@@ -9,7 +9,20 @@ system cannot make holes is a file truncated instead, and its offsets begin agai
 from supervisor.logs.bounded import log_path, size
 from supervisor.logs.console import Console, ConsoleHandler
 from supervisor.logs.follower import Follower
+from supervisor.logs.reader import Line, Reader, Skipped
 from supervisor.logs.tail import lines_of, tail
 from supervisor.logs.text import safe
 
-__all__ = ["Console", "ConsoleHandler", "Follower", "lines_of", "log_path", "safe", "size", "tail"]
+__all__ = [
+    "Console",
+    "ConsoleHandler",
+    "Follower",
+    "Line",
+    "Reader",
+    "Skipped",
+    "lines_of",
+    "log_path",
+    "safe",
+    "size",
+    "tail",
+]

@@ -43,12 +43,14 @@ def punch(fd: int, start: int, end: int) -> None:
 
 def data_start(fd: int, offset: int) -> int:
     """The first offset from `offset` on that is not in a hole; the end of the file when there is none."""
+    # First: what is appended once there was no data to be found is data, and stands behind this.
+    end = os.fstat(fd).st_size
     try:
         return os.lseek(fd, offset, os.SEEK_DATA)
     except OSError as error:
         if error.errno != errno.ENXIO:
             raise
-        return os.fstat(fd).st_size
+        return end
 
 
 class LogFile:

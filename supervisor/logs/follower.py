@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import errno
 import functools
@@ -9,6 +10,8 @@ import logging
 import select
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from supervisor.logs import bounded, inotify, text
@@ -30,6 +33,12 @@ _SHARE = 0.05
 _BATCH_BYTES = 128 * 1024
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Watcher:
+    on_change: Callable[[], object]
+    on_end: Callable[[int], object]
+
+
 class Follower:
     """Follows the logs of all bots. Each line comes whole, in the order of its bot, with `bot-10 | ` before it.
 
@@ -49,6 +58,7 @@ class Follower:
         self._transcripts: dict[int, Transcript] = {}
         self._unread: collections.OrderedDict[int, Transcript] = collections.OrderedDict()
         self._left: set[int] = set()
+        self._watchers: dict[int, list[_Watcher]] = {}
         self._failed: set[int] = set()
         self._unsent = bytearray()
         self._stalled = False
@@ -87,6 +97,17 @@ class Follower:
         """Follows a bot no longer. What is left of its output is printed as far as the console has room."""
         self._inbox.post(functools.partial(self._forget, bot_id, delete))
 
+    def watch(self, bot_id: int, on_change: Callable[[], None], on_end: Callable[[int], None]) -> Callable[[], None]:
+        """From now on, when the bot's log has changed or is gone, the one is called; when a run ends, the other with
+        the end of its output. Both in the event loop of the caller. Returns what ends that."""
+        loop = asyncio.get_running_loop()
+        watcher = _Watcher(
+            on_change=lambda: loop.call_soon_threadsafe(on_change),
+            on_end=lambda end: loop.call_soon_threadsafe(on_end, end),
+        )
+        self._inbox.post(lambda: self._watchers.setdefault(bot_id, []).append(watcher))
+        return lambda: self._inbox.post(functools.partial(self._unwatch, bot_id, watcher))
+
     def drain(self, timeout_s: float) -> bool:
         """Waits until the console has all that was printed. False: that took too long."""
         drained = threading.Event()
@@ -123,6 +144,15 @@ class Follower:
             self._poll.poll(None if self._watch is not None else _BLIND_S * 1000)
         self._inbox.wait(self._gather_s if self._drained is None else 0)
 
+    def _unwatch(self, bot_id: int, watcher: _Watcher) -> None:
+        self._watchers[bot_id].remove(watcher)
+        if not self._watchers[bot_id]:
+            del self._watchers[bot_id]
+
+    def _tell(self, bot_id: int) -> None:
+        for watcher in self._watchers.get(bot_id, ()):
+            watcher.on_change()
+
     def _follow(self, bot_id: int, offset: int, label: str | None) -> None:
         if bot_id not in self._transcripts:
             path = bounded.log_path(self._log_dir, bot_id)
@@ -136,6 +166,8 @@ class Follower:
         if bot_id in self._transcripts:
             self._transcripts[bot_id].end(offset)
             self._look(bot_id)
+        for watcher in self._watchers.get(bot_id, ()):
+            watcher.on_end(offset)
 
     def _leave(self, bot_id: int) -> None:
         if bot_id in self._transcripts:
@@ -162,6 +194,7 @@ class Follower:
                 bounded.log_path(self._log_dir, bot_id).unlink(missing_ok=True)
             except OSError as error:
                 self._fail(bot_id, "delete", error)
+        self._tell(bot_id)
 
     def _drain(self, drained: threading.Event | None) -> None:
         self._drained = drained
@@ -199,6 +232,8 @@ class Follower:
             return 0
         if transcript.unread:
             self._unread[bot_id] = transcript
+        if grown_bytes:
+            self._tell(bot_id)
         return grown_bytes
 
     def _print(self) -> None:

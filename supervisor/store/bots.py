@@ -16,15 +16,9 @@ from supervisor.store.tables import Bot
 _REMEMBERED = Bot.forgotten_at.is_null()
 
 
-def create(db: SqliteDatabase, new: model.NewBot, idempotency_key: str | None) -> tuple[model.Bot, bool]:
-    """The bot that was made with the key, be it forgotten or not, or else a new one; and whether it is new."""
-    if idempotency_key is not None and (earlier := of_key(db, idempotency_key)) is not None:
-        return earlier, False
-    return insert(db, new, idempotency_key), True
-
-
-def insert(db: SqliteDatabase, new: model.NewBot, idempotency_key: str | None = None) -> model.Bot:
-    """Make a bot, with a process wanted and none yet. Raises `NameTaken`."""
+def insert(db: SqliteDatabase, new: model.NewBot, idempotency_key: str | None = None, number: int = 0) -> model.Bot:
+    """Make a bot, with a process wanted and none yet; of those with the same key that with this number, from 0 on.
+    Raises `NameTaken`."""
     bot = model.Bot(
         bot_id=0,
         kind=new.kind,
@@ -53,7 +47,7 @@ def insert(db: SqliteDatabase, new: model.NewBot, idempotency_key: str | None = 
         "reason": bot.reason,
         "restarts": bot.restarts,
         "created_at": bot.created_at,
-        "idempotency_key": idempotency_key,
+        "idempotency_key": f"{idempotency_key} {number}" if idempotency_key and number else idempotency_key,
         "limits": dataclasses.asdict(bot.limits),
         "schedule": bot.schedule and dataclasses.asdict(bot.schedule),
     }
@@ -70,8 +64,8 @@ def count_restarts(db: SqliteDatabase, bot_id: int, restarts: int) -> None:
     tables.update(db, Bot, bot_id, {"restarts": restarts})
 
 
-def forget(db: SqliteDatabase, bot_id: int) -> None:
-    tables.update(db, Bot, bot_id, {"forgotten_at": model.now_us()}, where="forgotten_at IS NULL")
+def forget(db: SqliteDatabase, bot_id: int, at: int) -> None:
+    tables.update(db, Bot, bot_id, {"forgotten_at": at})
 
 
 def get(db: SqliteDatabase, bot_id: int) -> model.Bot | None:
@@ -84,8 +78,10 @@ def params_with_secrets(db: SqliteDatabase) -> list[model.Params]:
     return [json.loads(params) for (params,) in found]
 
 
-def of_key(db: SqliteDatabase, idempotency_key: str) -> model.Bot | None:
-    return next(iter(_values(db, Bot.idempotency_key == idempotency_key)), None)
+def of_key(db: SqliteDatabase, idempotency_key: str) -> list[model.Bot]:
+    # A key has no space in it: all with one behind it are the others of the same call.
+    others = Bot.idempotency_key.between(f"{idempotency_key} ", f"{idempotency_key} :")
+    return sorted(_values(db, (Bot.idempotency_key == idempotency_key) | others), key=lambda bot: bot.bot_id)
 
 
 def listed(db: SqliteDatabase, query: model.BotQuery, exclude: Collection[int]) -> list[model.Bot]:

@@ -102,52 +102,47 @@ class Ledger:
 
     # Commands
 
-    async def create_bot(self, new: model.NewBot, *, idempotency_key: str | None = None) -> tuple[model.Bot, bool]:
-        """Make a bot whose process is wanted, or find the one that was made with the same key, be it forgotten by now.
+    async def create_bots(
+        self,
+        new: model.NewBot,
+        count: int = 1,
+        *,
+        started_at: int | None,
+        idempotency_key: str | None = None,
+        budget: model.Budget | None = None,
+    ) -> tuple[list[tuple[model.Bot, int | None]], bool]:
+        """Make bots whose processes are wanted, all of them or, with an error, none; or find those that were made with
+        the same key, be they forgotten by now.
+
+        With `started_at` also the rows of their first runs and the events of their starts, in the same transaction.
+        A bot for which the budget is used up is made all the same, without run and event: it is to wait, and
+        `open_run` says until when.
 
         Returns:
-            The bot, and whether it was made now.
+            The bots, each with the id of its run if one was opened, and whether they were made now.
 
         Raises:
             NameTaken: a bot that is not forgotten has this name.
         """
-        return await self._writer.command(lambda db: bots.create(db, new, idempotency_key))
 
-    async def create_bots(self, news: Sequence[model.NewBot]) -> list[model.Bot]:
-        """Make all of these bots or, with an error, none. Raises as `create_bot`."""
-        return await self._writer.command(lambda db: [bots.insert(db, new) for new in news])
+        def write(db: SqliteDatabase) -> tuple[list[tuple[model.Bot, int | None]], bool]:
+            if idempotency_key is not None and (earlier := bots.of_key(db, idempotency_key)):
+                return [(bot, None) for bot in earlier], False
+            made: list[tuple[model.Bot, int | None]] = []
+            for number, event_id in enumerate(event_ids):
+                bot, run_id = bots.insert(db, new, idempotency_key, number), None
+                if started_at is not None and may_start(db):
+                    run_id = runs.insert(
+                        db, bot.bot_id, kind=bot.kind, params=bot.params, started_at=started_at, log_start=0
+                    )
+                    events.append(db, event_of(event_id, bot, run_id, started_at))
+                made.append((bot, run_id))
+            return made, True
 
-    async def create_bot_and_run(
-        self,
-        new: model.NewBot,
-        *,
-        started_at: int,
-        idempotency_key: str | None = None,
-        budget: model.Budget | None = None,
-    ) -> tuple[model.Bot, int | None, bool]:
-        """`create_bot`, `open_run` for its first run and the event of its start in one transaction.
-
-        With a budget that is used up the bot is made all the same, without run and event: it is to wait, and
-        `open_run` says until when.
-
-        Returns:
-            The bot, the id of its run if one was opened, and whether the bot was made now.
-        """
-
-        def write(db: SqliteDatabase) -> tuple[model.Bot, int | None, bool]:
-            bot, created = bots.create(db, new, idempotency_key)
-            run_id = None
-            if created and may_start(db):
-                run_id = runs.insert(
-                    db, bot.bot_id, kind=bot.kind, params=bot.params, started_at=started_at, log_start=0
-                )
-                events.append(db, event_of(bot, run_id))
-            return bot, run_id, created
-
-        def event_of(bot: model.Bot, run_id: int) -> model.Event:
+        def event_of(event_id: int, bot: model.Bot, run_id: int, at: int) -> model.Event:
             return model.Event(
                 event_id=event_id,
-                at=started_at,
+                at=at,
                 bot_id=bot.bot_id,
                 run_id=run_id,
                 state=bot.state,
@@ -155,10 +150,10 @@ class Ledger:
                 reason=bot.reason,
             )
 
-        def tell(made: tuple[model.Bot, int | None, bool]) -> None:
-            bot, run_id, _ = made
-            if run_id is not None:
-                self._tell(event_of(bot, run_id), None)
+        def tell(found: tuple[list[tuple[model.Bot, int | None]], bool]) -> None:
+            for event_id, (bot, run_id) in zip(event_ids, found[0], strict=False):
+                if run_id is not None and started_at is not None:
+                    self._tell(event_of(event_id, bot, run_id, started_at), None)
 
         def may_start(db: SqliteDatabase) -> bool:
             try:
@@ -169,7 +164,7 @@ class Ledger:
             return True
 
         # Drawn here, in the order in which the writes are queued.
-        event_id = next(self._event_ids)
+        event_ids = [next(self._event_ids) for _ in range(count)]
         return await self._writer.command(write, tell)
 
     async def open_run(
@@ -198,8 +193,27 @@ class Ledger:
         return await self._writer.command(write)
 
     async def forget_bot(self, bot_id: int) -> None:
-        """Hide the bot and free its name. Its runs stay, and its id is never used again."""
-        await self._writer.command(lambda db: bots.forget(db, bot_id))
+        """Hide the bot and free its name, with an event that says so. Its runs stay, and its id is never used again."""
+
+        def write(db: SqliteDatabase) -> model.Event | None:
+            bot = bots.get(db, bot_id)
+            if bot is None:
+                return None
+            event = model.Event(
+                event_id=event_id,
+                at=at,
+                bot_id=bot_id,
+                run_id=None,
+                state=bot.state,
+                goal=model.Goal.DOWN,
+                reason="was deleted",
+            )
+            events.insert(db, event, None)
+            bots.forget(db, bot_id, at)
+            return event
+
+        event_id, at = next(self._event_ids), model.now_us()
+        await self._writer.command(write, lambda event: self._tell(event, None) if event else None)
 
     async def delete_runs(self, run_ids: Collection[int]) -> int:
         """Delete those of the runs that have ended, with what happened to their bots before the first run that is
@@ -266,8 +280,8 @@ class Ledger:
         """The parameters of those bots that are not forgotten and may have a secret."""
         return await self._read(bots.params_with_secrets)
 
-    async def bot_of_key(self, idempotency_key: str) -> model.Bot | None:
-        """The bot that was made with the key, be it forgotten or not; None if there is none."""
+    async def bots_of_key(self, idempotency_key: str) -> list[model.Bot]:
+        """The bots that were made with the key, be they forgotten or not, lowest id first."""
         return await self._read(lambda db: bots.of_key(db, idempotency_key))
 
     async def bots(self, query: model.BotQuery, *, exclude: Collection[int] = ()) -> list[model.Bot]:
@@ -301,6 +315,30 @@ class Ledger:
     async def latest_run(self, bot_id: int) -> model.Run | None:
         """The bot's last run, or None if it has none."""
         return await self._read(lambda db: runs.latest(db, bot_id))
+
+    async def latest_endings(self, asked: Sequence[tuple[int, model.Cause | None]]) -> list[model.Ending]:
+        """For each bot, be it forgotten, its latest run that ended by this cause."""
+        return await self._read(lambda db: [runs.latest_ending(db, *one) for one in asked])
+
+    async def latest_event(self) -> int:
+        """The number of the latest event, 0 if there is none."""
+        return await self._read(events.latest)
+
+    async def events_after(self, event_id: int, *, limit: int, bot_id: int | None = None) -> list[model.Entry]:
+        """At most `limit` events with larger numbers, in their order; those of one bot, if one is named."""
+        return await self._read(lambda db: events.after(db, event_id, limit=limit, bot_id=bot_id))
+
+    async def events_numbered(self, event_ids: Collection[int]) -> list[model.Entry]:
+        """The events with these numbers that are there, in their order."""
+        return await self._read(lambda db: events.numbered(db, event_ids))
+
+    async def latest_events(self, bot_id: int | None = None) -> list[int]:
+        """The numbers of the latest event of each bot that is not forgotten, or of this one; sorted."""
+        return await self._read(lambda db: events.latest_of_each(db, bot_id))
+
+    async def log_ends(self, bot_id: int, after: int) -> list[int]:
+        """Where in the bot's log runs ended, behind an offset."""
+        return await self._read(lambda db: runs.log_ends(db, bot_id, after))
 
     async def old_runs(self, ended_before: int, *, after: int, limit: int) -> tuple[list[int], int | None]:
         """At most `limit` runs that ended before a time, lowest id first, and after which id to look for more; None

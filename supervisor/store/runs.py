@@ -77,6 +77,12 @@ def sweep(db: SqliteDatabase, run_id: int, killed: int) -> None:
         db.execute_sql(sql, (killed, run_id))
 
 
+def log_ends(db: SqliteDatabase, bot_id: int, after: int) -> list[int]:
+    """Where in the bot's log runs ended, behind an offset."""
+    found = db.execute_sql("SELECT log_end FROM run WHERE bot_id = ? AND log_end > ?", (bot_id, after))
+    return [log_end for (log_end,) in found]
+
+
 def get(db: SqliteDatabase, run_id: int) -> model.Run | None:
     return next(iter(_values(db, Run.run_id == run_id)), None)
 
@@ -88,6 +94,28 @@ def still_open(db: SqliteDatabase) -> list[model.Run]:
 def latest(db: SqliteDatabase, bot_id: int) -> model.Run | None:
     ids = _merged((Run.bot == bot_id) & cause for cause in _BY_CAUSE)
     return next(iter(_values(db, Run.run_id.in_(ids.order_by(SQL("1").desc()).limit(1)))), None)
+
+
+# Of a run's cause and bot there is an index, and the last in it is the latest run.
+_ENDING = """
+    SELECT bot.kind, name, labels, run_id, detail, raised, fingerprint FROM bot LEFT JOIN run ON run_id =
+        (SELECT max(run_id) FROM run WHERE run.bot_id = bot.bot_id AND cause = ?)
+    WHERE bot.bot_id = ?
+"""
+
+
+def latest_ending(db: SqliteDatabase, bot_id: int, cause: model.Cause | None) -> model.Ending:
+    [row] = db.execute_sql(_ENDING, (cause, bot_id))
+    kind, name, labels, run_id, detail, raised, fingerprint = row
+    return model.Ending(
+        kind=kind,
+        name=name,
+        labels=json.loads(labels),
+        run_id=run_id,
+        detail=detail,
+        raised=None if raised is None else model.Raised(**json.loads(raised)),
+        fingerprint=fingerprint,
+    )
 
 
 def page(db: SqliteDatabase, query: model.RunQuery) -> model.Page[model.Run]:

@@ -132,6 +132,7 @@ Run.add_index(Run.index(Run.kind, Run.cause, name="run_by_kind"))
 Run.add_index(Run.index(SQL("run_id >> 10"), Run.started_at, name="run_by_time"))
 Run.add_index(Run.index(Run.kind, Run.fingerprint, name="run_by_fingerprint", where=SQL("fingerprint IS NOT NULL")))
 Event.add_index(Event.index(Event.run, Event.bot, name="event_by_run"))
+Event.add_index(Event.index(Event.bot, name="event_by_bot"))
 Start.add_index(Start.index(Start.key, Start.at, name="start_by_key"))
 
 

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from supervisor import errors, metrics, model, params, settings
+from supervisor import errors, logs, metrics, model, params, settings
 from supervisor.fleet import Wait
 
 BEGAN = 1_712_438_975_499_784
@@ -50,14 +50,17 @@ class FakeFleet:
 
     # ---- commands
 
-    async def create(
-        self, new: model.NewBot, *, idempotency_key: str | None = None, wait: Wait
-    ) -> tuple[model.BotView, bool]:
+    async def create_many(
+        self, new: model.NewBot, count: int, *, idempotency_key: str | None = None, wait: Wait
+    ) -> Sequence[model.BotView]:
+        return [await self.create(new, wait=wait) for _ in range(count)]
+
+    async def create(self, new: model.NewBot, *, idempotency_key: str | None = None, wait: Wait) -> model.BotView:
         self.waited.append(wait)
         if self.shutting_down:
             raise errors.ShuttingDown
         if idempotency_key in self.keys:
-            return self.bots[self.keys[idempotency_key]], False
+            return self.bots[self.keys[idempotency_key]]
         if new.name is not None and any(bot.name == new.name for bot in self.bots.values()):
             raise errors.NameTaken(f"there is a bot {new.name!r} already")
         if new.kind == "broken":
@@ -94,7 +97,7 @@ class FakeFleet:
                 last_exit=None,
             )
         )
-        return self.bots[bot_id], True
+        return self.bots[bot_id]
 
     async def start(self, bot_id: int, *, wait: bool = True) -> model.BotView:
         self.waited.append(wait)
@@ -186,6 +189,36 @@ class FakeFleet:
         ]
         page = found[: query.limit]
         return model.Page(page, page[-1].run_id if len(found) > len(page) else None)
+
+    async def entries(self, *, since: int | None, bot_id: int | None) -> AsyncGenerator[model.Entry | None, None]:
+        """All of it there is, and then an end."""
+        for bot in self.bots.values():
+            if bot_id in (None, bot.bot_id) and bot.bot_id > (since or 0):
+                event = model.Event(
+                    event_id=bot.bot_id,
+                    at=BEGAN,
+                    bot_id=bot.bot_id,
+                    run_id=bot.run_id,
+                    state=bot.state,
+                    goal=bot.goal,
+                    reason=bot.reason,
+                )
+                yield model.Entry(event=event, kind=bot.kind, name=bot.name, deleted=False)
+        yield None
+
+    async def log_lines(
+        self, bot_id: int, *, tail: int, offset: int | None, run_id: int | None
+    ) -> AsyncGenerator[logs.Line | logs.Skipped | None, None]:
+        log = await self.log_tail(bot_id, lines=tail, run_id=run_id)
+
+        async def lines() -> AsyncGenerator[logs.Line | logs.Skipped | None, None]:
+            end = 0
+            for line in log.splitlines(keepends=True):
+                end += len(line)
+                if end > (offset or 0):
+                    yield logs.Line(next_offset=end, data=line.removesuffix(b"\n"))
+
+        return lines()
 
     async def log_tail(self, bot_id: int, *, lines: int, run_id: int | None = None) -> bytes:
         await self.view(bot_id)

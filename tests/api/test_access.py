@@ -10,13 +10,13 @@ import httpx
 import pytest
 
 from supervisor import settings
-from supervisor.api import access, routes
+from supervisor.api import access, routes, streams
 from supervisor.fleet import Fleet
 from tests.api.conftest import Api
 from tests.api.fake_fleet import FakeFleet
 
 ADMIN, READ = "admin-" + "a" * 30, "read-" + "r" * 30
-ROWS = [row for section in routes.table(cast(Fleet, FakeFleet())).values() for row in section]
+ROWS = [row for section in routes.table(cast(Fleet, FakeFleet()), streams.Streams(0)).values() for row in section]
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_each_route_asks_for_what_its_row_says(guarded: Api) -> None:
 
 def test_the_levels_are_those_of_the_contract() -> None:
     for row in ROWS:
-        if row.path in ("/livez", "/readyz"):
+        if row.path in ("/livez", "/readyz", "/", "/assets/{name}"):
             assert row.access is access.Access.OPEN
         elif row.method == "GET" and not row.path.startswith("/stop"):
             assert row.access is access.Access.READ

@@ -171,6 +171,17 @@ def test_calls_are_told_by_route_and_never_by_path(shared: Program) -> None:
     assert not re.search("nope|987654321|FROB", text)
 
 
+def test_open_streams(shared: Program) -> None:
+    assert value(scrape(shared), "http_streams") == 0
+    with shared.client.stream("GET", "/events", headers={"Accept": "text/event-stream"}) as stream:
+        assert stream.status_code == 200
+        wait_for(lambda: value(scrape(shared), "http_streams") == 1, what="the stream is counted")
+        assert value(scrape(shared), "http_requests_in_progress") == 2
+    wait_for(lambda: value(scrape(shared), "http_streams") == 0, what="the stream has ended")
+    found = scrape(shared)
+    assert value(found, "http_request_duration_seconds_count", method="GET", route="/events", status="200") == 1
+
+
 def test_a_name_that_would_break_a_line(make_program: Make) -> None:
     """No call takes such a name; the ledger may have one."""
     program = make_program().start()

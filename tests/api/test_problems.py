@@ -17,9 +17,9 @@ from tests.api.conftest import Api
         ("GET", "/nope", 404),
         ("GET", "/bots/", 404),
         ("GET", "/stop/1/", 404),
-        ("GET", "/apidocs/assets/nope.js", 404),
-        ("GET", "/apidocs/assets/..%2fapp.py", 404),
-        ("GET", "/apidocs/assets/" + "x" * 200, 404),
+        ("GET", "/assets/nope.js", 404),
+        ("GET", "/assets/..%2fapp.py", 404),
+        ("GET", "/assets/" + "x" * 200, 404),
         ("PUT", "/bots", 405),
         ("OPTIONS", "/bots", 405),
         ("TRACE", "/livez", 405),
@@ -39,7 +39,7 @@ def test_the_frameworks_own(api: Api, method: str, path: str, status: int) -> No
 
 @pytest.mark.parametrize("name", ["%00", "x" * 5000])
 def test_files_that_cannot_be(api: Api, name: str) -> None:
-    assert api.client.get(f"/apidocs/assets/{name}").status_code == 422
+    assert api.client.get(f"/assets/{name}").status_code == 422
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_a_reader_that_never_reads_is_dropped(serve: Callable[..., Api], monkeyp
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(("127.0.0.1", api.port))
-        client.sendall(b"GET /apidocs/assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 8)
+        client.sendall(b"GET /assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 8)
         wait_for(lambda: api.server.server_state.tasks, what="an answer is owed")
         wait_for(lambda: not api.server.server_state.connections, 15, "the connection is dropped")
         wait_for(lambda: not api.server.server_state.tasks)

@@ -66,7 +66,7 @@ def test_all_is_well(left: Program) -> None:
     code, lines = check(left.data_dir)
     assert code == 0, lines
     assert "no supervisor works in it" in of("data", lines)
-    assert "0003_retention" in of("ledger", lines)
+    assert "0004_feed" in of("ledger", lines)
     assert of("bots", lines) == "bots: ok: 2 stopped, 0 forgotten"
     assert of("runs", lines) == "runs: ok: 2, of which 0 open"
     assert of("logs", lines).startswith("logs: ok: 2, ")

@@ -100,7 +100,7 @@ def test_no_process_is_left(pids: Path, make_program: Callable[..., Program]) ->
     assert [bot["bot_id"] for bot in program.get("/bots").json()] == [crashes, stops, stays]
     assert program.get(f"/bots/{stays}/logs").status_code == 200
     assert program.get("/apidocs").status_code == 200
-    assert program.get("/apidocs/assets/swagger-ui.css").status_code == 503
+    assert program.get("/assets/swagger-ui.css").status_code == 503
     assert program.get(f"/stop/{stops}").json() == {"bot_id": stops, "state": "stopped"}
 
     # What crashes now is started again when there is room.
@@ -108,7 +108,7 @@ def test_no_process_is_left(pids: Path, make_program: Callable[..., Program]) ->
     psutil.Process(used[crashes]).kill()
     wait_for(lambda: "spawn-failed" in [run["cause"] for run in program.runs(crashes)], 5)
     (pids / "pids.max").write_text("max")
-    assert program.get("/apidocs/assets/swagger-ui.css").status_code == 200
+    assert program.get("/assets/swagger-ui.css").status_code == 200
     assert ready(program, crashes) != used[crashes]
     assert ready(program, program.start_bot())
     assert program.bot(stays)["pid"] == used[stays]

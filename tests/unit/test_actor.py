@@ -38,6 +38,7 @@ from supervisor.pulse import EVERY_S, Pulse
 from supervisor.starts import Rate, Starts
 from supervisor.store import Ledger
 from tests.fakes import Behaviour, FakeEngine, FakeProcess, NoLogs
+from tests.ledgers import create_bot
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.anyio
@@ -148,7 +149,7 @@ class World:
             grace_s=GRACE_S,
             schedule=schedule,
         )
-        bot, _ = await self.ledger.create_bot(new)
+        bot, _ = await create_bot(self.ledger, new)
         self.actor = Actor(bot, self._around, self.retired.append)
 
     async def rest(self) -> None:

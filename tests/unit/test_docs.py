@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import cast
 
+import pytest
+
 from botproc import wire
-from supervisor.api import routes
+from supervisor.api import routes, streams
 from supervisor.fleet import Fleet
 from supervisor.model import Cause, State
 from supervisor.settings import Budget, Flags, Kind, Limits, Restart, Schedule
@@ -43,7 +47,7 @@ def test_every_limit_and_every_field_of_policies_and_schedules() -> None:
 
 
 def test_every_route() -> None:
-    table = routes.table(cast(Fleet, None))
+    table = routes.table(cast(Fleet, None), streams.Streams(0))
     there = {f"{row.method} {row.path}" for rows in table.values() for row in rows} | {"GET /openapi.json"}
     there = {route for route in there if "assets" not in route}
     assert set(re.findall(r"`((?:GET|POST|DELETE) /[^`?]*)`", section("API"))) == there
@@ -83,3 +87,18 @@ def test_every_promise_is_held_by_tests_that_exist() -> None:
         assert link.search(promise), promise
     for name, file in link.findall(promised + not_promised):
         assert re.search(rf"^(async )?def {name}\(", (ROOT / file).read_text(), re.M), (file, name)
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd-analyze")
+def test_the_unit_is_one(tmp_path: Path) -> None:
+    unit = tmp_path / "bot-supervisor.service"
+    text = (ROOT / "docs" / "bot-supervisor.service").read_text()
+    unit.write_text(text.replace("/opt/bot-supervisor/bin/bot-supervisor", "/bin/true"))
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for link in re.findall(r"\]\(((?!http)[^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / link).exists(), (page.name, link)

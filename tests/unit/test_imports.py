@@ -13,13 +13,14 @@ FILES = [*sorted((ROOT / "supervisor").rglob("*.py")), *sorted((ROOT / "botproc"
 
 ROOMS = [
     ("supervisor.__main__",),
-    ("supervisor.cli",),
+    ("supervisor.cli", "supervisor.botctl"),
     ("supervisor.upgrade", "supervisor.check"),
     ("supervisor.api",),
     ("supervisor.rollout",),
     ("supervisor.fleet",),
+    ("supervisor.feed",),
     ("supervisor.actor",),
-    ("supervisor.retention",),
+    ("supervisor.retention", "supervisor.notices", "supervisor.redis_stream"),
     ("supervisor.engine", "supervisor.store", "supervisor.logs", "supervisor.params", "supervisor.migrations"),
     (
         "supervisor.credentials",
@@ -31,9 +32,11 @@ ROOMS = [
     ),
     ("supervisor.tokens",),
     ("supervisor.settings",),
+    ("supervisor.webhooks", "supervisor.names"),
     ("supervisor.restart",),
     ("supervisor.lifecycle",),
     ("supervisor.model", "supervisor.errors"),
+    ("supervisor.client",),
     ("botproc",),
 ]
 """From the top of the house down."""
@@ -113,3 +116,11 @@ def test_above_the_engine_nobody_knows_how_processes_are_made() -> None:
             *(["botproc.kernel"] if module == "supervisor.cli" else []),
         }
         assert below <= allowed, f"{module} imports {below}"
+
+
+def test_the_client_stands_alone_and_the_command_line_on_it() -> None:
+    for room, below in (("client", {"supervisor.client"}), ("botctl", {"supervisor.client", "supervisor.botctl"})):
+        for file in (ROOT / "supervisor" / room).rglob("*.py"):
+            for name in imports_of(file):
+                allowed = name == "supervisor.logs.text" or any(f"{name}.".startswith(f"{part}.") for part in below)
+                assert allowed or not name.startswith(("supervisor", "botproc")), f"{file} imports {name}"

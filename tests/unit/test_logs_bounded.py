@@ -126,3 +126,22 @@ def test_a_hole_that_cannot_be_made_raises(path: Path) -> None:
     path.write_bytes(b"x")
     with path.open("rb") as file, pytest.raises(OSError, match="Bad file descriptor"):
         bounded.punch(file.fileno(), 0, 4096)
+
+
+def test_what_is_written_while_a_log_is_opened_is_no_hole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "1.log"
+    path.touch()
+    lseek = os.lseek
+
+    def late(fd: int, offset: int, whence: int) -> int:
+        try:
+            return lseek(fd, offset, whence)
+        finally:
+            path.write_bytes(b"the first line\n")
+
+    monkeypatch.setattr(os, "lseek", late)
+    log = bounded.LogFile(path, 1 << 20)
+    try:
+        assert log.start == 0
+    finally:
+        log.close()

@@ -14,6 +14,7 @@ from supervisor import errors, model, retention
 from supervisor.model import Cause, Goal, State
 from supervisor.retention import Retention
 from supervisor.store import Ledger
+from tests.ledgers import create_bot
 
 pytestmark = pytest.mark.anyio
 
@@ -60,7 +61,7 @@ async def prune(
 
 async def a_bot(ledger: Ledger, *days_ago: float, state: State = State.STOPPED, last_is_open: bool = False) -> int:
     """A bot with runs that were started and ended that many days ago, and each with its events; its id."""
-    bot, _ = await ledger.create_bot(NEW)
+    bot, _ = await create_bot(ledger, NEW)
     for number, days in enumerate(days_ago, 1):
         is_last = number == len(days_ago)
         at = model.now_us() - int(days * DAY_US)
@@ -173,7 +174,7 @@ async def test_a_write_does_not_wait_for_all_that_goes(ledger: Ledger, tmp_path:
     async with asyncio.timeout(10):
         while len(await runs_of(ledger, bot_id)) == 60:
             pass
-    await ledger.create_bot(NEW)
+    await create_bot(ledger, NEW)
     assert not pruning.done()
     assert await pruning == 60
 

@@ -54,7 +54,7 @@ class World:
     async def make(self, count: int, **fields: str) -> list[int]:
         """Bots that are running."""
         new = NewBot(kind="any", params={}, restart=ONCE, labels=fields)
-        return [(await self.fleet.create(new, wait=Wait.READY))[0].bot_id for _ in range(count)]
+        return [(await self.fleet.create(new, wait=Wait.READY)).bot_id for _ in range(count)]
 
     async def names(self, count: int) -> dict[str | None, State]:
         """Names and states of all bots, once there are so many and none is just being started."""

@@ -13,6 +13,7 @@ import pytest
 from supervisor import errors, model
 from supervisor.model import Cause, Goal, State
 from supervisor.store import Ledger
+from tests.ledgers import create_bot, create_bot_and_run, create_bots
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +34,7 @@ async def the_run(ledger: Ledger, run_id: int) -> model.Run:
 
 
 async def bot_and_run(ledger: Ledger, new: model.NewBot = NEW, started_at: int = 1) -> tuple[model.Bot, int]:
-    bot, run_id, created = await ledger.create_bot_and_run(new, started_at=started_at)
+    bot, run_id, created = await create_bot_and_run(ledger, new, started_at=started_at)
     assert created
     assert run_id is not None
     return bot, run_id
@@ -67,7 +68,7 @@ async def test_a_bot_comes_back_as_it_was_made(ledger: Ledger) -> None:
         kind="trader", params={"a": [1, None, 2.5]}, name="web", labels={"team": "a"}, restart=policy, grace_s=3
     )
     before = model.now_us()
-    bot, created = await ledger.create_bot(new)
+    bot, created = await create_bot(ledger, new)
     assert created
     assert (bot.kind, bot.params, bot.name, bot.labels) == ("trader", {"a": [1, None, 2.5]}, "web", {"team": "a"})
     assert (bot.restart, bot.grace_s) == (policy, 3)
@@ -102,8 +103,8 @@ async def test_the_parameters_with_secrets(ledger: Ledger) -> None:
     """Those that are not found lose their secrets at the next start."""
     secret = {"pairs": ["BTC"], "token": f"secret:{'0' * 32}"}
     for params in (secret, {"token": "env:TOKEN"}, {}):
-        await ledger.create_bot(bot_like(params=params))
-    forgotten, _ = await ledger.create_bot(bot_like(params={"token": f"secret:{'1' * 32}"}))
+        await create_bot(ledger, bot_like(params=params))
+    forgotten, _ = await create_bot(ledger, bot_like(params={"token": f"secret:{'1' * 32}"}))
     await ledger.forget_bot(forgotten.bot_id)
     assert await ledger.params_with_secrets() == [secret]
 
@@ -117,32 +118,32 @@ async def test_a_bot_and_its_first_run_are_one_write(ledger: Ledger) -> None:
 
 async def test_the_same_idempotency_key_makes_one_bot(ledger: Ledger) -> None:
     answers = await asyncio.gather(
-        *(ledger.create_bot_and_run(bot_like(name="x"), started_at=1, idempotency_key="k") for _ in range(20))
+        *(create_bot_and_run(ledger, bot_like(name="x"), started_at=1, idempotency_key="k") for _ in range(20))
     )
     [(first, run_id, _)] = [answer for answer in answers if answer[2]]
     assert run_id is not None
     assert {(bot.bot_id, run_id) for bot, run_id, created in answers if not created} == {(first.bot_id, None)}
     # Another ask with the key, and one after the bot was forgotten, get the same bot still.
-    assert await ledger.create_bot(bot_like(kind="other"), idempotency_key="k") == (first, False)
+    assert await create_bot(ledger, bot_like(kind="other"), idempotency_key="k") == (first, False)
     await ledger.forget_bot(first.bot_id)
-    bot, created = await ledger.create_bot(NEW, idempotency_key="k")
+    bot, created = await create_bot(ledger, NEW, idempotency_key="k")
     assert (bot.bot_id, created) == (first.bot_id, False)
     assert len((await ledger.runs(model.RunQuery())).items) == 1
 
 
 async def test_a_name_is_taken_until_its_bot_is_forgotten(ledger: Ledger) -> None:
-    first, _ = await ledger.create_bot(bot_like(name="web"))
+    first, _ = await create_bot(ledger, bot_like(name="web"))
     run_id = await open_run(ledger, first)
     for attempt in (
-        ledger.create_bot(bot_like(name="web")),
-        ledger.create_bot_and_run(bot_like(name="web"), started_at=1),
-        ledger.create_bots([bot_like(name="web")]),
+        create_bot(ledger, bot_like(name="web")),
+        create_bot_and_run(ledger, bot_like(name="web"), started_at=1),
+        create_bots(ledger, [bot_like(name="web")]),
     ):
         with pytest.raises(errors.NameTaken, match="'web'"):
             await attempt
     await ledger.forget_bot(first.bot_id)
     await ledger.forget_bot(first.bot_id)
-    second, _ = await ledger.create_bot(bot_like(name="web"))
+    second, _ = await create_bot(ledger, bot_like(name="web"))
     assert second.bot_id > first.bot_id
     assert await ledger.bot(first.bot_id) is None
     assert [bot.bot_id for bot in await ledger.bots(model.BotQuery(states=ANY_STATE))] == [second.bot_id]
@@ -151,11 +152,23 @@ async def test_a_name_is_taken_until_its_bot_is_forgotten(ledger: Ledger) -> Non
 
 
 async def test_a_batch_is_made_whole_or_not_at_all(ledger: Ledger) -> None:
-    made = await ledger.create_bots([bot_like(name="a"), NEW, NEW])
-    assert [(await ledger.bot(bot.bot_id)) for bot in made] == made
+    made, created = await ledger.create_bots(NEW, 3, started_at=1, idempotency_key="k")
+    assert created
+    assert [await ledger.bot(bot.bot_id) for bot, _ in made] == [bot for bot, _ in made]
+    assert [(await the_run(ledger, run_id or 0)).bot_id for _, run_id in made] == [bot.bot_id for bot, _ in made]
     with pytest.raises(errors.NameTaken):
-        await ledger.create_bots([bot_like(name="b"), NEW, bot_like(name="a")])
-    assert await ledger.bots(model.BotQuery()) == made
+        await ledger.create_bots(bot_like(name="b"), 2, started_at=1)
+    assert len(await ledger.bots(model.BotQuery())) == 3
+
+
+async def test_a_key_is_that_of_a_whole_batch(ledger: Ledger) -> None:
+    made, _ = await ledger.create_bots(NEW, 12, started_at=1, idempotency_key="k")
+    for key in ("k1", "k:", "j"):
+        await create_bot(ledger, NEW, idempotency_key=key)
+    again, created = await ledger.create_bots(NEW, 2, started_at=1, idempotency_key="k")
+    assert not created
+    assert [bot for bot, _ in again] == [bot for bot, _ in made] == await ledger.bots_of_key("k")
+    assert (await create_bot(ledger, NEW, idempotency_key="other"))[1]
 
 
 async def test_ids_are_never_used_again(tmp_path: Path) -> None:
@@ -180,7 +193,7 @@ async def test_ids_are_never_used_again(tmp_path: Path) -> None:
 
 
 async def test_a_run_from_fork_to_reaping(ledger: Ledger) -> None:
-    bot, _ = await ledger.create_bot(NEW)
+    bot, _ = await create_bot(ledger, NEW)
     run_id = await ledger.open_run(
         bot.bot_id, kind="counter", params={"n": 1}, started_at=50, log_start=1000, restarts=3
     )
@@ -230,7 +243,7 @@ async def test_an_event_moves_the_bot(ledger: Ledger) -> None:
 
 
 async def test_what_is_left_to_settle(ledger: Ledger) -> None:
-    bots = await ledger.create_bots([NEW] * (2 * len(State)))
+    bots = await create_bots(ledger, [NEW] * (2 * len(State)))
     expected = []
     for bot, (state, goal) in zip(bots, ((s, g) for s in State for g in Goal), strict=True):
         ledger.record(bot.bot_id, None, state, goal, "", 1)
@@ -242,9 +255,9 @@ async def test_what_is_left_to_settle(ledger: Ledger) -> None:
 
 async def test_bots_are_filtered_and_paged(ledger: Ledger) -> None:
     labels = [{"team": "a"}, {"team": "a", 'we"ird.$[0]': "x'y"}, {"team": "b"}]
-    bots = await ledger.create_bots([bot_like(labels=labels[n % 3], name=f"n{n}") for n in range(9)])
+    bots = await create_bots(ledger, [bot_like(labels=labels[n % 3], name=f"n{n}") for n in range(9)])
     ids = [bot.bot_id for bot in bots]
-    await ledger.create_bot(bot_like(kind="trader"))
+    await create_bot(ledger, bot_like(kind="trader"))
     await ledger.record(ids[4], None, State.FAILED, Goal.UP, "", 1)[1]
 
     async def found(exclude: list[int] | None = None, **query: object) -> list[int]:
@@ -269,7 +282,7 @@ async def test_bots_are_filtered_and_paged(ledger: Ledger) -> None:
 async def test_runs_are_paged_by_every_filter(ledger: Ledger) -> None:
     """Against the same filters in Python; the clock is set back twice on the way."""
     causes = list(Cause)
-    bots = await ledger.create_bots([bot_like(kind="ab"[n % 2]) for n in range(5)])
+    bots = await create_bots(ledger, [bot_like(kind="ab"[n % 2]) for n in range(5)])
     ids = []
     for n in range(2500):
         started_at = n if n < 1000 else n - 700 if n < 2000 else n - 1500
@@ -314,7 +327,7 @@ async def test_runs_are_paged_by_every_filter(ledger: Ledger) -> None:
 
 
 async def test_a_full_last_page_is_the_last(ledger: Ledger) -> None:
-    bot, _ = await ledger.create_bot(NEW)
+    bot, _ = await create_bot(ledger, NEW)
     for _ in range(4):
         await open_run(ledger, bot)
     first = await ledger.runs(model.RunQuery(limit=2))
@@ -324,10 +337,10 @@ async def test_a_full_last_page_is_the_last(ledger: Ledger) -> None:
 
 
 async def test_the_latest_run_of_a_bot(ledger: Ledger) -> None:
-    bot, _ = await ledger.create_bot(NEW)
+    bot, _ = await create_bot(ledger, NEW)
     assert await ledger.latest_run(bot.bot_id) is None
     runs = [await open_run(ledger, bot) for _ in range(3)]
-    await ledger.create_bot_and_run(NEW, started_at=1)
+    await create_bot_and_run(ledger, NEW, started_at=1)
     assert await ledger.latest_run(bot.bot_id) == await the_run(ledger, runs[-1])
     await end(ledger, runs[-1])
     assert await ledger.latest_run(bot.bot_id) == await the_run(ledger, runs[-1])
@@ -336,7 +349,7 @@ async def test_the_latest_run_of_a_bot(ledger: Ledger) -> None:
 async def test_after_close_nothing_is_left_and_nothing_is_taken(tmp_path: Path) -> None:
     threads = set(threading.enumerate())
     ledger = await Ledger.open(tmp_path / "ledger.db")
-    bot, _ = await ledger.create_bot(NEW)
+    bot, _ = await create_bot(ledger, NEW)
     unawaited = [ledger.record(bot.bot_id, None, State.RUNNING, Goal.UP, str(n), 1)[1] for n in range(1000)]
     await ledger.close()
     assert set(threading.enumerate()) == threads
@@ -344,7 +357,7 @@ async def test_after_close_nothing_is_left_and_nothing_is_taken(tmp_path: Path) 
     assert ledger.queued == 0
     assert os.listdir(tmp_path) == ["ledger.db"]
     with pytest.raises(errors.LedgerUnavailable, match="closed"):
-        await ledger.create_bot(NEW)
+        await create_bot(ledger, NEW)
     with pytest.raises(errors.LedgerUnavailable, match="closed"):
         await ledger.bot(bot.bot_id)
     await asyncio.wait_for(ledger.set_ready(1, 1), 1)
@@ -388,3 +401,31 @@ async def test_a_watcher_is_told_of_each_event_once_it_is_durable(ledger: Ledger
     leave()
     await ledger.record(bot.bot_id, run_id, State.STOPPED, Goal.DOWN, "stopped", 4)[1]
     assert len(told) == 4
+
+
+async def test_the_latest_end_of_a_cause(ledger: Ledger) -> None:
+    bot, first = await bot_and_run(ledger, bot_like(name="btc", labels={"team": "a"}))
+    await end(ledger, first, Cause.CRASHED, exit_code=1, signal=None)
+    second = await open_run(ledger, bot)
+    await end(ledger, second, Cause.CRASHED, exit_code=3, signal=None)
+    await open_run(ledger, bot)
+    await ledger.forget_bot(bot.bot_id)
+    crashed, lost = await ledger.latest_endings([(bot.bot_id, Cause.CRASHED), (bot.bot_id, Cause.LOST)])
+    assert (crashed.run_id, crashed.fingerprint, crashed.detail) == (second, "crashed:3", "so it went")
+    assert lost == model.Ending(kind="counter", name="btc", labels={"team": "a"})
+
+
+async def test_events_with_larger_numbers(ledger: Ledger) -> None:
+    bot, run_id = await bot_and_run(ledger, bot_like(name="btc"))
+    for state in (State.RUNNING, State.STOPPING, State.STOPPED):
+        event, written = ledger.record(bot.bot_id, run_id, state, Goal.DOWN, "so it goes", 1)
+        await written
+    assert await ledger.latest_event() == event.event_id
+    found = await ledger.events_after(event.event_id - 3, limit=2)
+    assert [(entry.event.event_id, entry.event.state) for entry in found] == [
+        (event.event_id - 2, State.RUNNING),
+        (event.event_id - 1, State.STOPPING),
+    ]
+    assert await ledger.events_after(event.event_id - 1, limit=2) == [
+        model.Entry(event=event, kind="counter", name="btc", deleted=False)
+    ]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from supervisor import model
 from supervisor.store import Ledger
+from tests.ledgers import create_bot
 
 WRITER = textwrap.dedent(
     """
@@ -25,7 +26,7 @@ WRITER = textwrap.dedent(
     async def write(ledger):
         new = model.NewBot(kind="counter", params={})
         while True:
-            bot, run_id, _ = await ledger.create_bot_and_run(new, started_at=1)
+            [(bot, run_id)], _ = await ledger.create_bots(new, started_at=1)
             os.write(1, f"run {run_id}\\n".encode())
             event, written = ledger.record(bot.bot_id, run_id, model.State.EXITED, model.Goal.UP, "done", 1)
             exit_ = model.Exit(exit_code=0, signal=None, ended_at=1, cpu_seconds=None, max_rss_bytes=None)
@@ -74,7 +75,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
 
         async def check() -> None:
             ledger = await Ledger.open(path)
-            await ledger.create_bot(model.NewBot(kind="counter", params={}))
+            await create_bot(ledger, model.NewBot(kind="counter", params={}))
             await ledger.close()
 
         asyncio.run(check())

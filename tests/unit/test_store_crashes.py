@@ -12,6 +12,7 @@ import pytest
 from supervisor import model
 from supervisor.model import Cause
 from supervisor.store import Ledger, crashes, file, runs
+from tests.ledgers import create_bot_and_run
 
 pytestmark = pytest.mark.anyio
 
@@ -30,7 +31,7 @@ async def ended(
 ) -> model.Run:
     """A run of a bot of its own that ended like this."""
     new = model.NewBot(kind=kind, params={})
-    _, run_id, _ = await ledger.create_bot_and_run(new, started_at=at)
+    _, run_id, _ = await create_bot_and_run(ledger, new, started_at=at)
     assert run_id is not None
     exit_ = model.Exit(exit_code=code, signal=signal, ended_at=at, cpu_seconds=None, max_rss_bytes=None, raised=raised)
     await ledger.close_run(run_id, exit=exit_, cause=cause, detail=f"it was {cause}", log_end=None, last_lines=())

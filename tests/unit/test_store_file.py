@@ -19,6 +19,7 @@ from supervisor import errors, migrations, model
 from supervisor.model import Cause, State
 from supervisor.store import Ledger, bots, crashes, file, runs
 from supervisor.store.tables import Bot, Event, Run, Start
+from tests.ledgers import create_bot, create_bot_and_run
 
 NEW = model.NewBot(kind="counter", params={"start_number": 12})
 
@@ -35,7 +36,7 @@ def path(tmp_path: Path) -> Path:
 def _fill(path: Path, number: int) -> None:
     async def fill() -> None:
         ledger = await Ledger.open(path)
-        await asyncio.gather(*(ledger.create_bot_and_run(NEW, started_at=1) for _ in range(number)))
+        await asyncio.gather(*(create_bot_and_run(ledger, NEW, started_at=1) for _ in range(number)))
         await ledger.close()
 
     asyncio.run(fill())
@@ -86,7 +87,7 @@ def umask(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
 def test_only_the_owner_can_open_its_files(tmp_path: Path) -> None:
     async def modes() -> dict[str, int]:
         ledger = await Ledger.open(tmp_path / "ledger.db")
-        await ledger.create_bot(NEW)
+        await create_bot(ledger, NEW)
         found = {name: os.stat(tmp_path / name).st_mode & 0o7777 for name in os.listdir(tmp_path)}
         await ledger.close()
         return found
@@ -105,7 +106,7 @@ def test_a_crash_while_it_is_made_does_no_harm(tmp_path: Path) -> None:
 def test_a_ledger_that_was_not_closed_is_complete(path: Path, tmp_path: Path) -> None:
     async def copy() -> None:
         ledger = await Ledger.open(path)
-        await ledger.create_bot_and_run(NEW, started_at=1)
+        await create_bot_and_run(ledger, NEW, started_at=1)
         shutil.copytree(path.parent, tmp_path / "copy", ignore=lambda *_: ["ledger.db-shm"])
         await ledger.close()
 
@@ -262,7 +263,7 @@ def test_a_ledger_from_before_kinds_had_limits(tmp_path: Path, steps: Path) -> N
         await written
         assert event.event_id == 8
         budget = model.Budget(key="k", starts=1, per_s=1)
-        bot, run_id, created = await ledger.create_bot_and_run(NEW, started_at=4, budget=budget)
+        bot, run_id, created = await create_bot_and_run(ledger, NEW, started_at=4, budget=budget)
         assert (bot.bot_id, run_id, created) == (2, 2, True)
         await ledger.close()
 

@@ -10,6 +10,7 @@ import pytest
 
 from supervisor import errors, model
 from supervisor.store import Ledger, starts
+from tests.ledgers import create_bot, create_bot_and_run
 
 pytestmark = pytest.mark.anyio
 
@@ -37,7 +38,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 async def start(ledger: Ledger, budget: model.Budget | None = ALICE) -> int:
     """A run of the first bot, which is made if there is none."""
     if await ledger.bot(1) is None:
-        await ledger.create_bot(NEW)
+        await create_bot(ledger, NEW)
     return await ledger.open_run(1, kind="trader", params={}, started_at=1, log_start=0, restarts=7, budget=budget)
 
 
@@ -122,24 +123,24 @@ async def test_nothing_is_written_of_a_start_that_is_refused(ledger: Ledger, clo
 
 
 async def test_a_start_that_fails_does_not_count(ledger: Ledger, tmp_path: Path) -> None:
-    await ledger.create_bot_and_run(model.NewBot(kind="trader", params={}, name="a"), started_at=1, budget=ALICE)
+    await create_bot_and_run(ledger, model.NewBot(kind="trader", params={}, name="a"), started_at=1, budget=ALICE)
     with pytest.raises(errors.NameTaken):
-        await ledger.create_bot_and_run(model.NewBot(kind="trader", params={}, name="a"), started_at=1, budget=ALICE)
+        await create_bot_and_run(ledger, model.NewBot(kind="trader", params={}, name="a"), started_at=1, budget=ALICE)
     assert len(rows(tmp_path)) == 1
 
 
 async def test_a_new_bot_without_a_start_left_is_made_without_a_run(ledger: Ledger, tmp_path: Path) -> None:
     for _ in range(2):
-        _, run_id, _ = await ledger.create_bot_and_run(NEW, started_at=1, budget=ALICE)
+        _, run_id, _ = await create_bot_and_run(ledger, NEW, started_at=1, budget=ALICE)
         assert run_id is not None
-    bot, run_id, created = await ledger.create_bot_and_run(NEW, started_at=1, idempotency_key="k", budget=ALICE)
+    bot, run_id, created = await create_bot_and_run(ledger, NEW, started_at=1, idempotency_key="k", budget=ALICE)
     assert (run_id, created) == (None, True)
     assert await ledger.bot(bot.bot_id) == bot
     assert await ledger.latest_run(bot.bot_id) is None
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as db:
         assert db.execute("SELECT bot_id FROM event").fetchall() == [(1,), (2,)]
     # Whoever asks again with its key finds it, and no start is counted.
-    assert await ledger.create_bot_and_run(NEW, started_at=1, idempotency_key="k") == (bot, None, False)
+    assert await create_bot_and_run(ledger, NEW, started_at=1, idempotency_key="k") == (bot, None, False)
 
 
 async def test_old_starts_are_tidied_away_a_few_at_a_time(ledger: Ledger, clock: Clock, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from supervisor import errors, model
 from supervisor.model import Cause, Goal, State
 from supervisor.store import Ledger, file
 from supervisor.store.writer import GROUP, Writer
+from tests.ledgers import create_bot, create_bot_and_run
 
 pytestmark = pytest.mark.anyio
 
@@ -62,7 +63,7 @@ def other(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 async def bot_and_run(ledger: Ledger) -> tuple[model.Bot, int]:
-    bot, run_id, _ = await ledger.create_bot_and_run(NEW, started_at=1)
+    bot, run_id, _ = await create_bot_and_run(ledger, NEW, started_at=1)
     assert run_id is not None
     return bot, run_id
 
@@ -128,9 +129,9 @@ async def test_a_hundred_callers_share_few_commits(ledger: Ledger, path: Path) -
         frame_size = 24 + int.from_bytes(wal[8:12], "big")
         return sum(wal[at + 4 : at + 8] != bytes(4) for at in range(32, len(wal), frame_size))
 
-    await ledger.create_bot_and_run(NEW, started_at=1)
+    await create_bot_and_run(ledger, NEW, started_at=1)
     before = commits()
-    await asyncio.gather(*(ledger.create_bot_and_run(NEW, started_at=1) for _ in range(100)))
+    await asyncio.gather(*(create_bot_and_run(ledger, NEW, started_at=1) for _ in range(100)))
     assert 1 <= commits() - before <= 10
     assert len(await ledger.open_runs()) == 101
 
@@ -181,7 +182,7 @@ async def test_a_fact_about_nobody_is_dropped(ledger: Ledger, caplog: pytest.Log
 async def test_a_lock_that_is_short_is_waited_for(path: Path, other: sqlite3.Connection) -> None:
     ledger = await Ledger.open(path)
     other.execute("BEGIN IMMEDIATE")
-    command = asyncio.ensure_future(ledger.create_bot(NEW))
+    command = asyncio.ensure_future(create_bot(ledger, NEW))
     assert await asyncio.wait([command], timeout=1) == (set(), {command})
     assert ledger.outage is None
     assert ledger.queued == 1
@@ -210,7 +211,7 @@ async def test_facts_outlive_a_long_lock_and_commands_do_not(
         *(ledger.record(bot.bot_id, run_id, State.BACKOFF, Goal.UP, f"no. {n}", 1)[1] for n in range(3)),
     ]
     with pytest.raises(errors.LedgerUnavailable, match="database is locked") as refused:
-        await ledger.create_bot(NEW)
+        await create_bot(ledger, NEW)
     assert refused.value.retry_after_s == 1
     assert ledger.outage == "database is locked (SQLITE_BUSY)"
     # More facts, while it is known that they must wait; and reads go on.
@@ -257,7 +258,7 @@ async def test_in_an_outage_a_command_is_refused_soon(path: Path, other: sqlite3
     for _ in range(2):
         began = time.monotonic()
         with pytest.raises(errors.LedgerUnavailable):
-            await ledger.create_bot(NEW)
+            await create_bot(ledger, NEW)
         took.append(time.monotonic() - began)
     assert took[0] >= 1.5 > 1 > took[1]
     other.execute("ROLLBACK")
@@ -267,7 +268,7 @@ async def test_in_an_outage_a_command_is_refused_soon(path: Path, other: sqlite3
 async def test_an_outage_ends_without_another_write(ledger: Ledger, other: sqlite3.Connection) -> None:
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(errors.LedgerUnavailable):
-        await ledger.create_bot(NEW)
+        await create_bot(ledger, NEW)
     assert ledger.outage
     other.execute("ROLLBACK")
     await until(lambda: ledger.outage is None, limit_s=3)
@@ -278,7 +279,7 @@ async def test_close_does_not_wait_for_ever(
 ) -> None:
     threads = set(threading.enumerate())
     ledger = await Ledger.open(path)
-    bot, _ = await ledger.create_bot(NEW)
+    bot, _ = await create_bot(ledger, NEW)
     other.execute("BEGIN IMMEDIATE")
     fact = ledger.record(bot.bot_id, None, State.FAILED, Goal.UP, "lost", 1)[1]
     began = time.monotonic()
@@ -294,7 +295,7 @@ async def test_close_empties_the_log(path: Path, other: sqlite3.Connection) -> N
     """Also while another program has the ledger open, so that a copy of the file alone is complete."""
     other.execute("SELECT * FROM bot").fetchall()
     ledger = await Ledger.open(path)
-    await ledger.create_bot(NEW)
+    await create_bot(ledger, NEW)
     assert os.stat(f"{path}-wal").st_size > 0
     await ledger.close()
     assert os.stat(f"{path}-wal").st_size == 0
@@ -302,7 +303,7 @@ async def test_close_empties_the_log(path: Path, other: sqlite3.Connection) -> N
 
 async def test_close_writes_what_waits_when_the_lock_goes(path: Path, other: sqlite3.Connection) -> None:
     ledger = await Ledger.open(path, busy_timeout_s=BUSY_TIMEOUT_S)
-    bot, _ = await ledger.create_bot(NEW)
+    bot, _ = await create_bot(ledger, NEW)
     other.execute("BEGIN IMMEDIATE")
     fact = ledger.record(bot.bot_id, None, State.FAILED, Goal.UP, "kept", 1)[1]
     await until(lambda: ledger.outage)
@@ -314,7 +315,7 @@ async def test_close_writes_what_waits_when_the_lock_goes(path: Path, other: sql
 
 
 async def test_an_idle_ledger_does_not_wake_up(ledger: Ledger) -> None:
-    await ledger.create_bot(NEW)
+    await create_bot(ledger, NEW)
     await ledger.open_runs()
     tasks = [Path(f"/proc/self/task/{t.native_id}/status") for t in threading.enumerate() if "ledger" in t.name]
     assert len(tasks) == 2
@@ -341,19 +342,19 @@ async def test_a_file_that_cannot_grow(ledger: Ledger, path: Path, small_files: 
     await ledger.open_runs()  # While it is open for reading, too, its log is not given up.
     small_files(os.stat(f"{path}-wal").st_size)
     with pytest.raises(errors.LedgerUnavailable, match=r"SQLITE_IOERR_WRITE|SQLITE_FULL"):
-        await ledger.create_bot(NEW)
+        await create_bot(ledger, NEW)
     # It is tried again, with nothing to write, and found to be as before.
     await asyncio.sleep(0.5)
     assert ledger.outage
     fact = ledger.record(bot.bot_id, run_id, State.RUNNING, Goal.UP, "ready", 1)[1]
     with pytest.raises(errors.LedgerUnavailable, match=r"SQLITE_IOERR_WRITE|SQLITE_FULL"):
-        await ledger.create_bot(NEW)
+        await create_bot(ledger, NEW)
     assert not fact.done()
     assert await state(ledger, bot) is State.STARTING
     small_files(resource.RLIM_INFINITY)
     await asyncio.wait_for(fact, 5)
     assert await state(ledger, bot) is State.RUNNING
-    await ledger.create_bot(NEW)
+    await create_bot(ledger, NEW)
 
 
 @pytest.fixture
@@ -377,14 +378,14 @@ async def test_a_full_disk(small_disk: Path) -> None:
         while True:
             out.write(bytes(4096))
     with pytest.raises(errors.LedgerUnavailable, match="SQLITE_FULL"):
-        await ledger.create_bots([NEW] * 100)
+        await ledger.create_bots(NEW, 100, started_at=None)
     fact = ledger.record(bot.bot_id, run_id, State.RUNNING, Goal.UP, "ready", 1)[1]
     with pytest.raises(errors.LedgerUnavailable, match="SQLITE_FULL"):
-        await ledger.create_bots([NEW] * 100)
+        await ledger.create_bots(NEW, 100, started_at=None)
     assert await state(ledger, bot) is State.STARTING
     ballast.unlink()
     await asyncio.wait_for(fact, 5)
-    assert len(await ledger.create_bots([NEW] * 100)) == 100
+    assert len((await ledger.create_bots(NEW, 100, started_at=None))[0]) == 100
     await ledger.close()
     with contextlib.closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -395,7 +396,7 @@ async def test_a_command_too_big_for_the_disk_does_not_hold_up_facts(small_disk:
     ledger = await Ledger.open(path)
     bot, run_id = await bot_and_run(ledger)
     big = model.NewBot(kind="counter", params={"text": "x" * 2**21})
-    refused = [asyncio.ensure_future(ledger.create_bot(big)) for _ in range(3)]
+    refused = [asyncio.ensure_future(create_bot(ledger, big)) for _ in range(3)]
     await asyncio.sleep(0)
     fact = ledger.record(bot.bot_id, run_id, State.RUNNING, Goal.UP, "ready", 1)[1]
     await asyncio.wait_for(fact, 5)
@@ -411,7 +412,7 @@ def test_the_process_may_hold_no_descriptor_of_a_closed_ledger(path: Path) -> No
 
     async def open_and_close() -> None:
         ledger = await Ledger.open(path)
-        await ledger.create_bot(NEW)
+        await create_bot(ledger, NEW)
         await ledger.close()
 
     asyncio.run(open_and_close())

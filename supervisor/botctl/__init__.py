@@ -1,0 +1,1 @@
+"""The command line to look after a fleet: a client of the API, and nothing else."""

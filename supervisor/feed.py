@@ -1,0 +1,122 @@
+"""Feeds: what there is of events, or of a log, and then each that comes.
+
+Nothing waits in memory. Who follows is told that there is news, and reads it from ledger or log when it gets to it: a
+slow reader costs no more than a fast one, and misses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+
+from supervisor import errors, logs
+from supervisor.actor import Logs
+from supervisor.model import Entry, Run
+from supervisor.store import Ledger
+
+PAGE = 500
+IDLE_S = 15.0
+RETRY_S = 1.0
+
+
+class News:
+    """Says that there may be something to read."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def tell(self) -> None:
+        self._event.set()
+
+    async def wait(self, limit_s: float) -> bool:
+        """Waits until it was told since the last call. False: not within the limit."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._event.wait()
+        told = self._event.is_set()
+        self._event.clear()
+        return told
+
+
+async def entries(
+    ledger: Ledger, *, since: int | None, bot_id: int | None = None
+) -> AsyncGenerator[Entry | None, None]:
+    """The events with larger numbers than `since`, without end; of one bot until it is deleted.
+
+    Without `since` it begins with the present: the latest event of each bot that is not deleted, in the order of their
+    numbers. Whoever goes on from any of these misses nothing, as what was not told yet has a larger number. None
+    says that nothing has come for `IDLE_S`.
+    """
+    news = News()
+    # First, so that nothing comes between.
+    unwatch = ledger.watch(lambda *_: news.tell())
+    try:
+        if since is None:
+            newest = await ledger.latest_event()
+            # What has come since is in it too, or is of bots that are gone.
+            present = await ledger.latest_events(bot_id)
+            since = max(newest, *present)
+            for begin in range(0, len(present), PAGE):
+                for entry in await ledger.events_numbered(present[begin : begin + PAGE]):
+                    yield entry
+        while True:
+            try:
+                found = await ledger.events_after(since, limit=PAGE, bot_id=bot_id)
+            except errors.LedgerUnavailable:
+                await asyncio.sleep(RETRY_S)
+                continue
+            for entry in found:
+                since = entry.event.event_id
+                yield entry
+                if entry.deleted and bot_id is not None:
+                    return
+            if not found and not await news.wait(IDLE_S):
+                yield None
+    finally:
+        unwatch()
+
+
+async def lines(
+    ledger: Ledger, follower: Logs, reader: logs.Reader, *, bot_id: int, run: Run | None
+) -> AsyncGenerator[logs.Line | logs.Skipped | None, None]:
+    """What the reader finds in the log of a bot, until that is deleted; with a run, until all of its output is read.
+
+    None says that nothing has come for `IDLE_S`.
+    """
+    news, ends = News(), list[int]()
+
+    def on_end(end: int) -> None:
+        ends.append(end)
+        news.tell()
+
+    # First, so that nothing comes between.
+    unwatch = follower.watch(bot_id, news.tell, on_end)
+    try:
+        reader.ended(await ledger.log_ends(bot_id, reader.offset))
+        waited = False
+        while True:
+            if run is not None and reader.stop is None:
+                # It is the one that goes on, so the next to end.
+                reader.stop = ends[0] if ends else await _end_of(ledger, run, reader)
+            reader.ended(ends)
+            ends.clear()
+            found = await asyncio.to_thread(reader.read)
+            for piece in found:
+                yield piece
+            if reader.is_done or (waited and not found and await ledger.bot(bot_id) is None):
+                return
+            waited = not found
+            if waited and not await news.wait(IDLE_S):
+                yield None
+    finally:
+        unwatch()
+
+
+async def _end_of(ledger: Ledger, run: Run, reader: logs.Reader) -> int | None:
+    """Where the output of a run ended; None while it goes on."""
+    now = await ledger.run(run.run_id)
+    if now is None or (now.cause is not None and now.log_end is None):
+        # Nobody saw it.
+        return await asyncio.to_thread(logs.size, reader.path)
+    return now.log_end

@@ -1,0 +1,210 @@
+"""Feeds of events and logs: nothing is missed, nothing comes twice, whoever dies; and they harm nobody."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import signal
+import socket
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+from tests.faults.observe import ends_well, ready
+from tests.program import Program
+from tests.sse import following
+from tests.waiting import wait_for
+
+Make = Callable[..., Program]
+
+
+def states(messages: list[dict[str, object]], bot_id: int) -> list[object]:
+    return [message["state"] for message in messages if message["bot_id"] == bot_id]
+
+
+# ---- events
+
+
+def test_the_present_comes_first_and_then_each_change(program: Program) -> None:
+    stopped, running = program.start_bot(), program.start_bot(name="trader")
+    program.get(f"/stop/{stopped}")
+    with following(program.client, "/events") as events:
+        present = [next(events), next(events)]
+        assert [message.event for message in present] == ["state", "state"]
+        assert {(message.json()["bot_id"], message.json()["state"]) for message in present} == {
+            (stopped, "stopped"),
+            (running, "running"),
+        }
+        assert [int(message.id) for message in present] == sorted(message.json()["event_id"] for message in present)
+        [trader] = [message.json() for message in present if message.json()["bot_id"] == running]
+        assert (trader["name"], trader["kind"], trader["goal"]) == ("trader", "counter", "up")
+        assert trader["reason"] == program.bot(running)["reason"]
+
+        third = program.start_bot()
+        changes = [next(events).json() for _ in range(2)]
+        assert states(changes, third) == ["starting", "running"]
+        program.client.delete(f"/bots/{third}")
+        gone = [next(events) for _ in range(3)]
+        assert [(message.event, message.json()["state"]) for message in gone] == [
+            ("state", "stopping"),
+            ("state", "stopped"),
+            ("deleted", "stopped"),
+        ]
+    with following(program.client, "/events") as events:
+        assert {next(events).json()["bot_id"] for _ in range(2)} == {stopped, running}
+        fourth = program.start_bot()
+        assert next(events).json()["bot_id"] == fourth, "what is deleted is past"
+
+
+def test_of_one_bot_until_it_is_deleted(program: Program) -> None:
+    first, second = program.start_bot(), program.start_bot()
+    ready(program, first), ready(program, second)
+    with following(program.client, "/events", bot_id=second) as events:
+        assert next(events).json()["bot_id"] == second
+        program.get(f"/stop/{first}")
+        program.client.delete(f"/bots/{second}")
+        rest = list(events)
+    assert {message.json()["bot_id"] for message in rest} == {second}
+    assert rest[-1].event == "deleted"
+
+
+def test_nothing_is_missed_over_a_kill_of_the_supervisor(make_program: Make) -> None:
+    program = make_program().start()
+    bots = [program.start_bot() for _ in range(5)]
+    seen: list[int] = []
+    with following(program.client, "/events", since=0) as events:
+        for _ in range(4):
+            seen.append(int(next(events).id))
+    program.get(f"/stop/{bots[0]}")
+    program.kill()
+    program.start()
+    program.get(f"/stop/{bots[1]}")
+    [(latest,)] = program.ledger("SELECT max(event_id) FROM event")
+    with following(program.client, "/events", last_event_id=str(seen[-1])) as events:
+        while seen[-1] != latest:
+            seen.append(int(next(events).id))
+    assert seen == [number for (number,) in program.ledger("SELECT event_id FROM event ORDER BY event_id")]
+
+
+@pytest.mark.parametrize("path", ["/events", "/bots/1/logs"])
+@pytest.mark.parametrize("last", ["-1", "x", "9" * 30, ""])
+def test_what_is_no_place_to_go_on_from(program: Program, path: str, last: str) -> None:
+    program.start_bot()
+    answer = program.get(path, headers={"Last-Event-ID": last, "Accept": "text/event-stream"})
+    assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+
+
+def test_of_no_bot(program: Program) -> None:
+    for path in ("/events?bot_id=77", "/bots/77/logs"):
+        assert program.get(path, headers={"Accept": "text/event-stream"}).status_code == 404
+
+
+# ---- logs
+
+
+def test_each_line_once_over_restarts_of_bot_and_supervisor(make_program: Make) -> None:
+    program = make_program().start()
+    bot_id = program.start_bot()
+    lines: list[str] = []
+    last: str | None = None
+
+    def follow(count: int) -> None:
+        nonlocal last
+        with following(program.client, f"/bots/{bot_id}/logs", last_event_id=last) as log:
+            for message in itertools.islice(log, count):
+                lines.append(message.data)
+                last = message.id
+
+    follow(2)
+    program.kill()
+    program.start()
+    follow(2)
+    program.post(f"/bots/{bot_id}/restart")
+    follow(3)
+    whole = (program.data_dir / "logs" / f"{bot_id}.log").read_text().splitlines()
+    assert lines == whole[: len(lines)]
+    assert lines.count("0") == 2
+
+
+def test_a_log_that_was_cut_says_so(make_program: Make) -> None:
+    program = make_program(kinds={"floods": 'target = "obedient:floods"'}, flags=["--log-limit-bytes", "65536"])
+    program.start()
+    bot_id = program.start_bot("floods")
+    path = program.data_dir / "logs" / f"{bot_id}.log"
+    wait_for(lambda: path.stat().st_size > 1 << 20)
+    program.get(f"/stop/{bot_id}")
+    with following(program.client, f"/bots/{bot_id}/logs", last_event_id="0") as log:
+        first, second = next(log), next(log)
+    assert first.event == "skipped"
+    assert int(first.data) == int(first.id) > 0
+    assert int(second.id) - int(first.id) == len(second.data) + 1, "a whole line follows"
+
+
+def test_of_one_run_until_it_has_ended(make_program: Make) -> None:
+    program = make_program(kinds={"leaves": 'target = "obedient:leaves"'}).start()
+    bot_id = program.start_bot("leaves", restart={"policy": "never"})
+    ready(program, bot_id, "waiting")
+    run_id = program.bot(bot_id)["run_id"]
+    with following(program.client, f"/bots/{bot_id}/logs", run=run_id) as log:
+        assert next(log).data == "waiting"
+        program.get(f"/stop/{bot_id}")
+        assert list(log) == []
+    with following(program.client, f"/bots/{bot_id}/logs", run=run_id) as log:
+        assert [message.data for message in log] == ["waiting"]
+
+
+# ---- harm
+
+
+def test_no_more_than_are_allowed(make_program: Make) -> None:
+    program = make_program(flags=["--max-streams", "2"]).start()
+    with following(program.client, "/events"), following(program.client, "/events"):
+        refused = program.get("/events")
+        assert refused.status_code == 503
+        assert "max_streams" in refused.json()["detail"]
+        assert program.get("/bots").status_code == 200
+    # A client that has gone takes no place, and leaves nothing.
+    wait_for(lambda: program.client.head("/events").status_code == 200)
+
+    def is_free() -> bool:
+        with contextlib.suppress(AssertionError), following(program.client, "/events"):
+            return True
+        return False
+
+    wait_for(is_free)
+
+
+def test_fifty_streams_do_not_hold_up_the_end(make_program: Make) -> None:
+    program = make_program().start()
+    ready(program, program.start_bot())
+    host, port = program.client.base_url.host, program.client.base_url.port
+    assert port is not None
+    with contextlib.ExitStack() as stack:
+        for path in ("/events", "/bots/1/logs") * 25:
+            connection = stack.enter_context(socket.create_connection((host, port)))
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n".encode())
+            assert b"200 OK" in connection.recv(1000)
+        ends_well(program, signal.SIGTERM)
+    assert "Traceback" not in program.log()
+
+
+def test_clients_that_read_nothing_cost_nothing(make_program: Make) -> None:
+    program = make_program().start()
+    client = program.client
+    with contextlib.ExitStack() as stack:
+        for _ in range(10):
+            connection = stack.enter_context(
+                socket.create_connection((client.base_url.host, client.base_url.port or 0))
+            )
+            connection.sendall(b"GET /events?since=0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert connection.recv(10)
+        before = psutil.Process(program.pid).memory_info().rss
+        bot_id = program.start_bot()
+        for _ in range(50):
+            program.post(f"/bots/{bot_id}/restart")
+        with following(client, "/events") as events:
+            assert next(events).json()["bot_id"] == bot_id
+        assert psutil.Process(program.pid).memory_info().rss - before < 20 << 20
+        descriptors = psutil.Process(program.pid).num_fds()
+    wait_for(lambda: psutil.Process(program.pid).num_fds() <= descriptors - 10, what="what they held is given back")

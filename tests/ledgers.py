@@ -1,0 +1,30 @@
+"""Bots in a ledger, for tests that need some."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from supervisor import model
+from supervisor.store import Ledger
+
+
+async def create_bot(
+    ledger: Ledger, new: model.NewBot, *, idempotency_key: str | None = None
+) -> tuple[model.Bot, bool]:
+    """A bot without a run, and whether it was made now."""
+    [(bot, _)], created = await ledger.create_bots(new, started_at=None, idempotency_key=idempotency_key)
+    return bot, created
+
+
+async def create_bots(ledger: Ledger, news: Iterable[model.NewBot]) -> list[model.Bot]:
+    """Different bots, each without a run."""
+    return [(await create_bot(ledger, new))[0] for new in news]
+
+
+async def create_bot_and_run(
+    ledger: Ledger, new: model.NewBot, *, started_at: int, **how: Any
+) -> tuple[model.Bot, int | None, bool]:
+    """A bot, the id of its run, and whether it was made now."""
+    [(bot, run_id)], created = await ledger.create_bots(new, started_at=started_at, **how)
+    return bot, run_id, created
