@@ -56,7 +56,7 @@ async def entries(
             newest = await ledger.latest_event()
             # What has come since is in it too, or is of bots that are gone.
             present = await ledger.latest_events(bot_id)
-            since = max(newest, *present)
+            since = max([newest, *present])
             for begin in range(0, len(present), PAGE):
                 for entry in await ledger.events_numbered(present[begin : begin + PAGE]):
                     yield entry
