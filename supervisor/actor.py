@@ -196,6 +196,7 @@ class Actor:
         self.sample: tuple[float, float, float | None] | None = None
 
         self._asked: Cause | None = None
+        self._stopping_since: float | None = None
         self._killed = False
         self._shutting_down = False
         self._counts = True
@@ -209,7 +210,6 @@ class Actor:
         self._until: int | None = None
         self._stacks: tuple[int, int | None] | None = None
         self._grace_s: float | None = None
-        self._stop_began: float | None = None
         self._log_path = logs.log_path(around.log_dir, bot.bot_id)
         self._log_start = 0
         self._launching: asyncio.Task[None] | None = None
@@ -558,7 +558,7 @@ class Actor:
             case State.STARTING:
                 self.starts += 1
                 self._deadline = now + self._kind.start_timeout_s
-                self._asked, self._killed, self._grace_s, self._stop_began = None, False, None, None
+                self._asked, self._killed, self._grace_s = None, False, None
                 self.spawn_error = None
                 self._counts = True
                 self._alive_due = self._stacks = None
@@ -573,7 +573,7 @@ class Actor:
                 self._set_running_deadline()
             case State.STOPPING:
                 if entered:
-                    self._stop_began = now
+                    self._stopping_since = now
                     self._deadline = now + self.grace_s
                     self._end_process()
             case State.KILLING:
@@ -715,8 +715,8 @@ class Actor:
         self._launching = None
         self.process = process
         self.started = self._loop.time()
-        self._around.metrics.started(self.bot.kind)
         self.sample = None
+        self._around.metrics.started(self.bot.kind)
         self._watch(self.run_id, process)
         if self.state is State.STARTING and isinstance(self._kind.ready, float) and self._deadline is not None:
             self._alive_due = self.started + self._kind.ready
@@ -798,8 +798,6 @@ class Actor:
         process = self.process
         if exit_.descendants_killed:
             self._around.ledger.sweep_run(self.run_id, exit_.descendants_killed)
-        if self._stop_began is not None:
-            self._around.metrics.gone(self.bot.kind, self._loop.time() - self._stop_began)
         permanent = exit_.exit_code in wire.PERMANENT_EXITS
         if permanent:
             assert exit_.exit_code is not None
@@ -817,6 +815,9 @@ class Actor:
     def _judge(self, cause: Cause, exit_: Exit, *, permanent: bool) -> None:
         policy = self.bot.restart
         now = self._loop.time()
+        if self._stopping_since is not None:
+            self._around.metrics.gone(self.bot.kind, now - self._stopping_since)
+            self._stopping_since = None
         # A run that was longer than the window leaves none: each restart that is counted came before it.
         while self._restarts and self._restarts[0] < now - policy.within_s:
             self._restarts.popleft()

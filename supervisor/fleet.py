@@ -21,7 +21,7 @@ from supervisor import credentials, errors, feed, logs, params, schedules, secre
 from supervisor.actor import Actor, Logs, ShutDown, Surroundings
 from supervisor.engine.protocol import Engine
 from supervisor.lifecycle import Event
-from supervisor.metrics import BotUsage, Census, Metrics, Zygote
+from supervisor.metrics import Levels, Metrics
 from supervisor.model import (
     ACTIVE,
     SETTLED,
@@ -57,6 +57,9 @@ STOP_MARGIN_S = 5.0
 
 INSTANCES_AT_ONCE = 20
 """So many instances of a kind are made at the same time."""
+
+METERED_AT_ONCE = 100
+"""So many processes are looked at before others have their turn."""
 
 
 class Wait(enum.Enum):
@@ -154,6 +157,7 @@ class Fleet:
         if process is not None:
             process.kill()
         exit_ = Exit(exit_code=None, signal=None, ended_at=now_us(), cpu_seconds=None, max_rss_bytes=None)
+        self.metrics.ended(run.kind, Cause.LOST)
         self._ledger.close_run(
             run.run_id, exit=exit_, cause=Cause.LOST, detail="its bot was forgotten", log_end=None, last_lines=()
         )
@@ -192,7 +196,7 @@ class Fleet:
         [actor] = actors
         bot_id = actor.bot.bot_id
         if (shortage := await self._attempt(actor)) is not None:
-            await self._undo(actors)
+            await self.delete(bot_id)
             raise shortage
         error = actor.spawn_error
         if error is not None and actor.state is not State.STOPPED and wait is Wait.PROCESS:
@@ -220,7 +224,7 @@ class Fleet:
             return [view for view in there if view.bot_id in made_then]
         shortages = [shortage for shortage in await asyncio.gather(*map(self._attempt, actors)) if shortage]
         if shortages:
-            await self._undo(actors)
+            await asyncio.gather(*(self.delete(actor.bot.bot_id) for actor in actors))
             raise shortages[0]
         if wait is Wait.READY:
             await asyncio.gather(*map(_has_started, actors))
@@ -306,46 +310,21 @@ class Fleet:
 
     async def delete(self, bot_id: int) -> None:
         """Stops a bot and forgets it, with its log and its data; its runs stay. Raises StillAlive."""
-        async with self._ended([bot_id]):
-            await self._ledger.forget_bot(bot_id)
-
-    async def _undo(self, actors: Sequence[Actor]) -> None:
-        """Deletes bots that were made for nothing: whoever asks again with the same key gets others."""
-        bot_ids = [actor.bot.bot_id for actor in actors]
-        async with self._ended(bot_ids):
-            await self._ledger.undo_bots(bot_ids)
-
-    @contextlib.asynccontextmanager
-    async def _ended(self, bot_ids: Sequence[int]) -> AsyncIterator[None]:
-        """Stops bots, side by side, for a block that forgets them, and then removes what they leave on disk.
-
-        Raises UnknownBot, StillAlive.
-        """
-        marked: set[int] = set()
-
-        async def end(bot_id: int) -> Actor:
-            actor = await self._actor(bot_id)
-            # From here on nobody finds it, so that no later command can start it again behind the stop.
-            self._forgetting.add(bot_id)
-            marked.add(bot_id)
+        await self._actor(bot_id)
+        # From here on nobody finds it, so that no later command can start it again behind the stop.
+        self._forgetting.add(bot_id)
+        try:
+            actor = self._actors.get(bot_id) or Actor(await self._row(bot_id), self._around, self._retire)
             await actor.ask(Event.STOP)
             await self._within_grace(actor, _is_settled(actor))
-            return actor
-
-        try:
-            ended = await asyncio.gather(*map(end, bot_ids), return_exceptions=True)
-            for error in ended:
-                if isinstance(error, BaseException):
-                    raise error
-            yield
-            for bot_id in bot_ids:
-                self._forget_log(bot_id)
-                if (bot_dir := self._bots_dir / str(bot_id)).is_dir():
-                    await asyncio.to_thread(shutil.rmtree, bot_dir, ignore_errors=True)
-            if any(isinstance(actor, Actor) and secrets.has_secrets(actor.bot.params) for actor in ended):
+            await self._ledger.forget_bot(bot_id)
+            self._forget_log(bot_id)
+            if (bot_dir := self._bots_dir / str(bot_id)).is_dir():
+                await asyncio.to_thread(shutil.rmtree, bot_dir, ignore_errors=True)
+            if secrets.has_secrets(actor.bot.params):
                 await self._secrets.sweep(self._ledger.params_with_secrets)
         finally:
-            self._forgetting -= marked
+            self._forgetting.discard(bot_id)
 
     async def signal(self, bot_id: int, signum: int) -> None:
         """Sends a signal to a bot's process. Raises NoProcess."""
@@ -459,6 +438,35 @@ class Fleet:
             raise errors.UnknownRun(f"bot {bot_id} has no run {run_id}", bot_id=bot_id)
         return run
 
+    async def levels(self) -> Levels:
+        """How things stand, for /metrics.
+
+        The usage of 1,000 processes is read in about 4 ms, as for the list, but in slices of 0.4 ms. Those that have
+        settled are counted in the ledger; while that cannot be read, their states are in no count.
+        """
+        actors = list(self._actors.values())
+        found = Counter((actor.bot.kind, actor.state) for actor in actors)
+        states = frozenset(State)
+        try:
+            found.update(await self._ledger.count_bots(SETTLED, exclude=[actor.bot.bot_id for actor in actors]))
+        except errors.LedgerUnavailable:
+            states = ACTIVE
+        kinds = sorted(self._kinds.keys() | {kind for kind, _ in found})
+        usages = []
+        for number, actor in enumerate(actors if self.metrics.per_bot else ()):
+            if number % METERED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            usage = actor.process.usage() if actor.process else None
+            if usage is not None:
+                usages.append((actor.bot, usage))
+        return Levels(
+            bots={(kind, state): found[kind, state] for kind in kinds for state in State if state in states},
+            warm={kind: self._engine.warmth(kind).warm for kind in sorted(self._kinds)},
+            usages=usages,
+            ledger_queued=self._ledger.queued,
+            ledger_outage=self._ledger.outage is not None,
+        )
+
     def health(self) -> Mapping[str, str | None]:
         """The checks of /readyz: None is good, a sentence is not."""
         return {
@@ -466,31 +474,6 @@ class Fleet:
             "ledger": self._ledger.outage,
             "shutdown": "the supervisor is shutting down" if self._shutting_down else None,
         }
-
-    async def census(self) -> Census:
-        """What there is now, for the metrics."""
-        self.metrics.know(self._kinds)
-        # What bots use is read as for the list, 4 µs each: 4 ms of the loop for 1,000 of them. The settled ones are
-        # counted by SQLite in the thread that reads.
-        usages = [
-            BotUsage(bot_id=actor.bot.bot_id, name=actor.bot.name, kind=actor.bot.kind, usage=usage)
-            for actor in self._actors.values()
-            if self.metrics.per_bot and actor.process is not None and (usage := actor.process.usage()) is not None
-        ]
-        active = Counter((actor.bot.kind, actor.state) for actor in self._actors.values())
-        bots: Mapping[tuple[str, State], int] | None = None
-        with contextlib.suppress(errors.LedgerUnavailable):
-            bots = active + Counter(await self._ledger.count_bots(exclude=tuple(self._actors)))
-        warmths = {kind: self._engine.warmth(kind) for kind in sorted(self._kinds)}
-        return Census(
-            bots=bots,
-            usages=usages,
-            zygotes=[
-                Zygote(kind=kind, warm=warmth.warm, rss_bytes=warmth.rss_bytes) for kind, warmth in warmths.items()
-            ],
-            ledger_queue=self._ledger.queued,
-            ledger_outage=self._ledger.outage is not None,
-        )
 
     # ---- kinds
 

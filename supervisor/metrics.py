@@ -1,217 +1,174 @@
-"""The numbers of the supervisor, as Prometheus reads them.
+"""The numbers for Prometheus: what has happened since this supervisor began, and how things stand.
 
-What happens is counted here by whoever does it, in a call that takes a few microseconds. What is (bots by state, what
-they use) is looked up when somebody asks: a `Census`. All counts begin anew with each supervisor, as those of
-Prometheus may: `rate` and `increase` know what that means.
+What happens is counted where it happens, by one call each that takes about a microsecond. How things stand is read
+when somebody asks, and not before. The registry is our own: what other packages count in the global one is theirs.
 """
 
 from __future__ import annotations
 
+import functools
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from supervisor import __version__
-from supervisor.model import Cause, State, Usage
+from supervisor.model import Bot, Cause, State, Usage
 
-_START_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-_STOP_S = (0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0)
-_COMMIT_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0)
-_REQUEST_S = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0)
+PREFIX = "bot_supervisor"
 
-# When a series began would be another series for each; process_start_time_seconds says it for all.
-prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+_UP_TO_A_SECOND = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+_UP_TO_A_MINUTE = (*_UP_TO_A_SECOND, 2.5, 5.0, 10.0, 30.0, 60.0)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BotUsage:
-    """What the process of a bot uses now."""
-
-    bot_id: int
-    name: str | None
-    kind: str
-    usage: Usage
+# One more line for each counter, for what Prometheus sees by itself: that it began anew.
+disable_created_metrics()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Zygote:
-    """How warm a kind is. `rss_bytes` is None without a zygote."""
+class Levels:
+    """How things stand at one moment.
 
-    kind: str
-    warm: bool
-    rss_bytes: int | None
+    `bots` has a number for each kind and each state that could be counted, `warm` one entry for each kind of the
+    settings, `usages` the bots whose processes are to be shown one by one.
+    """
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Census:
-    """What there is at one moment. `bots` is None when the ledger could not be read."""
-
-    bots: Mapping[tuple[str, State], int] | None
-    usages: Sequence[BotUsage]
-    zygotes: Sequence[Zygote]
-    ledger_queue: int
+    bots: Mapping[tuple[str, State], int]
+    warm: Mapping[str, bool]
+    usages: Sequence[tuple[Bot, Usage]]
+    ledger_queued: int
     ledger_outage: bool
+    streams: int = 0
 
 
 class Metrics:
-    """What has happened since this supervisor started. Each call may come from any thread.
-
-    `per_bot`: whether a census looks at what each single bot uses.
-    """
+    """What is counted and timed. `per_bot`: whether bots are also shown one by one."""
 
     def __init__(self, *, per_bot: bool = True) -> None:
         self.per_bot = per_bot
-        self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        build = Info("bot_supervisor_build", "The version that runs.", registry=registry)
-        build.info({"version": __version__, "python_version": platform.python_version()})
-        self._starts = Counter(
-            "bot_supervisor_starts", "Processes of bots that were made.", ["kind"], registry=registry
-        )
-        self._exits = Counter(
-            "bot_supervisor_exits", "Runs that ended, by cause.", ["kind", "cause"], registry=registry
-        )
-        self._restarts = Counter(
-            "bot_supervisor_restarts", "Starts of bots again by themselves.", ["kind"], registry=registry
-        )
-        self._start_s = Histogram(
-            "bot_supervisor_start_latency_seconds",
-            "From the decision to start a bot until it was ready; it may have waited for its turn.",
+        self._registry = CollectorRegistry()
+        counter = functools.partial(Counter, namespace=PREFIX, registry=self._registry)
+        histogram = functools.partial(Histogram, namespace=PREFIX, registry=self._registry)
+        self._starts = counter("starts", "Processes that were made for bots.", ["kind"])
+        self._exits = counter("exits", "Runs that ended, those that never had a process too.", ["kind", "cause"])
+        self._restarts = counter("restarts", "Starts again, by itself or by command, after a run that ended.", ["kind"])
+        self._start_latency = histogram(
+            "start_latency_seconds",
+            "From the moment a start was asked for, or decided, until the bot was ready.",
             ["kind"],
-            buckets=_START_S,
-            registry=registry,
+            buckets=_UP_TO_A_MINUTE,
         )
-        self._stop_s = Histogram(
-            "bot_supervisor_stop_latency_seconds",
-            "From the decision to end a process until all that it had started was gone.",
+        self._stop_latency = histogram(
+            "stop_latency_seconds",
+            "From the moment a process was to end until it and all that it had started were gone.",
             ["kind"],
-            buckets=_STOP_S,
-            registry=registry,
+            buckets=_UP_TO_A_MINUTE,
         )
-        self._commit_s = Histogram(
-            "bot_supervisor_ledger_commit_seconds",
-            "Transactions of the ledger, each with a group of writes.",
-            buckets=_COMMIT_S,
-            registry=registry,
+        self._commits = histogram(
+            "ledger_commit_seconds", "A transaction of the ledger, fsync included.", buckets=_UP_TO_A_SECOND
         )
-        self._request_s = Histogram(
-            "bot_supervisor_http_request_duration_seconds",
-            "Until the answer began, by method, path of the route, and status.",
+        self._answers = histogram(
+            "http_request_duration_seconds",
+            "From a call to the beginning of its answer.",
             ["method", "route", "status"],
-            buckets=_REQUEST_S,
-            registry=registry,
+            buckets=(*_UP_TO_A_SECOND, 2.5, 5.0, 10.0),
         )
-        self.requests = Gauge(
-            "bot_supervisor_http_requests_in_progress",
-            "Calls whose answer is not complete; an open stream is one.",
-            registry=registry,
-        )
-        self.streams = Gauge("bot_supervisor_http_streams", "Open streams of events or of logs.", registry=registry)
-        self.connections = Gauge(
-            "bot_supervisor_http_connections", "Open connections, idle ones included.", registry=registry
-        )
+        ProcessCollector(registry=self._registry)
 
     def started(self, kind: str) -> None:
-        """A process of a bot was made."""
+        """A process was made."""
         self._starts.labels(kind).inc()
 
-    def ready(self, kind: str, after_s: float) -> None:
-        """A bot is ready, so long after the decision to start it."""
-        self._start_s.labels(kind).observe(after_s)
-
-    def restarted(self, kind: str) -> None:
-        """A bot is started again by itself."""
-        self._restarts.labels(kind).inc()
+    def ready(self, kind: str, latency_s: float) -> None:
+        """A bot is ready, so long after its start was asked for."""
+        self._start_latency.labels(kind).observe(latency_s)
 
     def ended(self, kind: str, cause: Cause) -> None:
-        """A run has ended."""
+        """A run is over."""
         self._exits.labels(kind, cause).inc()
 
-    def gone(self, kind: str, after_s: float) -> None:
-        """Nothing is left of a process, so long after the decision to end it."""
-        self._stop_s.labels(kind).observe(after_s)
+    def gone(self, kind: str, latency_s: float) -> None:
+        """Nothing is left of a process, so long after it was to end."""
+        self._stop_latency.labels(kind).observe(latency_s)
 
-    def committed(self, seconds: float) -> None:
-        """The ledger has written a group."""
-        self._commit_s.observe(seconds)
+    def restarted(self, kind: str) -> None:
+        """A bot is started again."""
+        self._restarts.labels(kind).inc()
 
-    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        """The answer to a call has begun."""
-        self._request_s.labels(method, route, str(status)).observe(seconds)
+    def committed(self, took_s: float) -> None:
+        """The ledger has written. Called from its thread."""
+        self._commits.observe(took_s)
 
-    def know(self, kinds: Iterable[str]) -> None:
-        """Begins the counters of these kinds, if that is not done: a first crash is seen by `increase` only where
-        there was a 0 before."""
-        for kind in kinds:
-            self._starts.labels(kind)
-            self._restarts.labels(kind)
+    def answered(self, method: str, route: str, status: str, took_s: float) -> None:
+        """A call has its answer. None of these labels may be what a caller can invent."""
+        self._answers.labels(method, route, status).observe(took_s)
+
+    def text(self, levels: Levels, accept: str) -> tuple[bytes, str]:
+        """All of it in the format that the Accept header asks for, and the name of that format.
+
+        Takes 13 ms with 1,000 bots (45 ms as OpenMetrics), and is to be called in a thread.
+        """
+        for kind in {kind for kind, _ in levels.bots}:
+            # What has not happened yet is 0: from nothing to 1 would be no increase.
+            for by_kind in (self._starts, self._restarts, self._start_latency, self._stop_latency):
+                by_kind.labels(kind)
             for cause in Cause:
                 self._exits.labels(kind, cause)
+        encode, content_type = _encoder(accept)
+        return encode(_Scrape(self._registry, levels)), content_type
 
 
-class Scrape(Collector):
-    """All that there is to tell at one moment."""
+class _Scrape(Collector):
+    """What was counted, and how things stand."""
 
-    def __init__(self, metrics: Metrics, census: Census) -> None:
-        self._metrics = metrics
-        self._census = census
+    def __init__(self, counted: CollectorRegistry, levels: Levels) -> None:
+        self._counted = counted
+        self._levels = levels
 
     def collect(self) -> Iterator[Metric]:
-        yield from self._metrics.registry.collect()
-        yield from self._bots()
-        yield from self._usages()
-        yield from self._zygotes()
-        yield GaugeMetricFamily(
-            "bot_supervisor_ledger_queue_length",
-            "Writes to the ledger that are not done yet.",
-            value=self._census.ledger_queue,
-        )
-        yield GaugeMetricFamily(
-            "bot_supervisor_ledger_outage", "1 while the ledger cannot be written.", value=self._census.ledger_outage
-        )
+        yield from self._counted.collect()
+        levels = self._levels
+        build = {"version": __version__, "python": platform.python_version()}
+        yield _gauge("build_info", "The supervisor that runs.", list(build), [(list(build.values()), 1)])
+        yield _gauge("bots", "Bots that are not deleted.", ["kind", "state"], levels.bots.items())
+        warm = [([kind], is_warm) for kind, is_warm in levels.warm.items()]
+        yield _gauge("zygote_warm", "Whether the kind is imported, and its bots are forked at once.", ["kind"], warm)
+        yield _gauge("ledger_queue_length", "Writes that are not settled yet.", [], [([], levels.ledger_queued)])
+        yield _gauge("ledger_outage", "Whether the ledger cannot be written.", [], [([], levels.ledger_outage)])
+        yield _gauge("open_streams", "Feeds of events and logs that are open.", [], [([], levels.streams)])
+        if levels.usages:
+            yield from self._by_bot()
 
-    def _bots(self) -> Iterator[Metric]:
-        if self._census.bots is None:
-            # Better no number than a wrong one: failed bots do not mend because nobody can count them.
-            return
-        bots = GaugeMetricFamily("bot_supervisor_bots", "Bots by kind and state.", labels=["kind", "state"])
-        kinds = {zygote.kind for zygote in self._census.zygotes} | {kind for kind, _ in self._census.bots}
-        for kind in sorted(kinds):
-            for state in State:
-                bots.add_metric([kind, state], self._census.bots.get((kind, state), 0))
-        yield bots
-
-    def _usages(self) -> Iterator[Metric]:
+    def _by_bot(self) -> Iterator[Metric]:
         labels = ["bot_id", "name", "kind"]
+        # The process's own: it grows while a run lasts, and begins at 0 with the next, as a counter may.
         cpu = CounterMetricFamily(
-            "bot_supervisor_bot_cpu_seconds", "CPU time of a bot's process; each run begins at 0.", labels=labels
+            f"{PREFIX}_bot_cpu_seconds", "CPU time of the bot's process, from 0 in each run.", labels=labels
         )
         memory = GaugeMetricFamily(
-            "bot_supervisor_bot_resident_memory_bytes", "Resident memory of a bot's process.", labels=labels
+            f"{PREFIX}_bot_resident_memory_bytes", "Resident memory of the bot's process.", labels=labels
         )
-        for bot in self._census.usages:
+        for bot, usage in self._levels.usages:
             values = [str(bot.bot_id), bot.name or "", bot.kind]
-            cpu.add_metric(values, bot.usage.cpu_seconds)
-            memory.add_metric(values, bot.usage.rss_bytes)
-        if self._metrics.per_bot:
-            yield cpu
-            yield memory
-
-    def _zygotes(self) -> Iterator[Metric]:
-        warm = GaugeMetricFamily(
-            "bot_supervisor_zygote_warm", "1 where a kind is imported, and its bots start warm.", labels=["kind"]
-        )
-        memory = GaugeMetricFamily(
-            "bot_supervisor_zygote_resident_memory_bytes", "Resident memory of a kind's zygote.", labels=["kind"]
-        )
-        for zygote in self._census.zygotes:
-            warm.add_metric([zygote.kind], zygote.warm)
-            if zygote.rss_bytes is not None:
-                memory.add_metric([zygote.kind], zygote.rss_bytes)
-        yield warm
+            cpu.add_metric(values, usage.cpu_seconds)
+            memory.add_metric(values, usage.rss_bytes)
+        yield cpu
         yield memory
+
+
+def _gauge(name: str, told: str, labels: Sequence[str], values: Iterable[tuple[Sequence[str], float]]) -> Metric:
+    gauge = GaugeMetricFamily(f"{PREFIX}_{name}", told, labels=labels)
+    for shown, value in values:
+        gauge.add_metric(shown, value)
+    return gauge
+
+
+def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+    try:
+        return choose_encoder(accept)
+    except TypeError:
+        # It compares the version that is asked for, and this one is not made of numbers.
+        return choose_encoder("")

@@ -276,9 +276,9 @@ class Flags(pydantic_settings.BaseSettings):
         allow_inf_nan=False,
         description="end the bots when no supervisor has come for so long",
     )
-    metrics_per_bot: bool = Field(default=True, description="whether /metrics has CPU and memory of each bot")
     max_connections: int = Field(default=512, ge=4, le=100_000, description="open connections, idle ones included")
     max_streams: int = Field(default=100, ge=0, le=100_000, description="open feeds of events and logs")
+    metrics_per_bot: bool = Field(default=True, description="whether /metrics has CPU and memory of each bot")
     allowed_hosts: Annotated[list[str], pydantic_settings.NoDecode, pydantic.BeforeValidator(_split)] = Field(
         default=[], description="further names by which clients may call this server, with commas"
     )

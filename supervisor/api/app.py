@@ -51,9 +51,7 @@ LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 def create_app(fleet: Fleet, settings: Settings) -> FastAPI:
     """The application, from the outermost layer to the routes."""
-    open_streams = streams.Streams(settings.max_streams)
-    fleet.metrics.streams.set_function(lambda: open_streams.number)
-    table = routes.table(fleet, open_streams)
+    table = routes.table(fleet, streams.Streams(settings.max_streams))
     level_of = routes.level_of(table)
     own = f"[{settings.host}]" if ":" in settings.host else settings.host
     app = document.Application(table, with_tokens=settings.admin_token is not None, params_schemas=fleet.params_schemas)
@@ -73,7 +71,7 @@ def create_app(fleet: Fleet, settings: Settings) -> FastAPI:
     app.add_middleware(problems.Catch)
     app.add_middleware(audit.Audit, level_of=level_of)
     app.add_middleware(headers.Headers)
-    app.add_middleware(metrics.Latency, measured=fleet.metrics)
+    app.add_middleware(metrics.Timing, metrics=fleet.metrics)
     return app
 
 
@@ -97,9 +95,9 @@ def console(settings: Settings) -> Iterator[logs.Console]:
 
 
 @contextlib.asynccontextmanager
-async def open_ledger(settings: Settings, measured: Metrics) -> AsyncIterator[Ledger]:
+async def open_ledger(settings: Settings, counts: Metrics) -> AsyncIterator[Ledger]:
     """The ledger, and those told of its events who are to be. Raises Refused."""
-    ledger = await Ledger.open(settings.data_dir / "ledger.sqlite3", on_commit=measured.committed)
+    ledger = await Ledger.open(settings.data_dir / "ledger.sqlite3", on_commit=counts.committed)
     try:
         async with telling(settings, ledger):
             yield ledger
@@ -135,7 +133,7 @@ async def telling(settings: Settings, ledger: Ledger) -> AsyncIterator[None]:
 async def open_fleet(
     settings: Settings,
     ledger: Ledger,
-    measured: Metrics,
+    counts: Metrics,
     out: logs.Console,
     reread: Callable[[], Settings],
     leave: Callable[[], bool],
@@ -165,7 +163,7 @@ async def open_fleet(
         read_kinds=lambda: reread().kinds,
         secrets=Secrets(data / "secrets"),
         rate=Rate(at_once=settings.starts_at_once, per_s=settings.starts_per_s),
-        metrics=measured,
+        metrics=counts,
     )
     retention = Retention(
         ledger=ledger,
@@ -210,7 +208,7 @@ async def serve(settings: Settings, reread: Callable[[], Settings]) -> socket.so
     loop = asyncio.get_running_loop()
     loop.set_default_executor(threads.pool())
     stop, replaced = asyncio.Event(), asyncio.Event()
-    measured = Metrics(per_bot=settings.metrics_per_bot)
+    counts = Metrics(per_bot=settings.metrics_per_bot)
     max_connections = min(settings.max_connections, server.raise_descriptor_limit() // 4)
     with (
         datadir.held(settings.data_dir) as serves,
@@ -226,10 +224,8 @@ async def serve(settings: Settings, reread: Callable[[], Settings]) -> socket.so
         loop.add_signal_handler(signal.SIGUSR2, replaced.set)
         loop.add_signal_handler(signal.SIGHUP, log.info, "got SIGHUP before there is something to reload")
         async with (
-            open_ledger(settings, measured) as ledger,
-            open_fleet(
-                settings, ledger, measured, out, reread, lambda: replaced.is_set() and not stop.is_set()
-            ) as fleet,
+            open_ledger(settings, counts) as ledger,
+            open_fleet(settings, ledger, counts, out, reread, lambda: replaced.is_set() and not stop.is_set()) as fleet,
         ):
             reloads: set[asyncio.Task[None]] = set()
 
@@ -244,7 +240,6 @@ async def serve(settings: Settings, reread: Callable[[], Settings]) -> socket.so
             gc.collect()
             gc.freeze()
             http = server.Server(create_app(fleet, settings), max_connections=max_connections)
-            measured.connections.set_function(lambda: len(http.server_state.connections))
             serving = asyncio.create_task(http.serve(sockets=[sock]))
             serves()
             waiting = {asyncio.create_task(event.wait()) for event in (stop, replaced)}

@@ -1,60 +1,66 @@
-"""What Prometheus asks for, and how long calls take."""
+"""The numbers for Prometheus, and how long the calls take."""
 
 from __future__ import annotations
 
 import asyncio
-import re
+import dataclasses
 import time
 
-from prometheus_client import exposition
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from supervisor import metrics
+from supervisor.api import streams
 from supervisor.fleet import Fleet
+from supervisor.metrics import Metrics
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_NO_VERSION = re.compile(r"version=(?!\d+(\.\d+)*\s*([,;]|$))")
-"""A version that is none, over which the library stumbles: then it is as if nothing was asked for."""
-
-_OTHER = "other"
-"""The label of whatever callers make up: each label that they can choose would be memory that they can take."""
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-class Metrics:
-    """For Prometheus, and what reads its format."""
+class Scrapes:
+    """The call that Prometheus makes."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, open_streams: streams.Streams) -> None:
         self.fleet = fleet
+        self.streams = open_streams
 
     async def scrape(self, request: Request) -> Response:
-        """All metrics, in the format of Prometheus or in that of OpenMetrics."""
+        """Metrics in the text format of Prometheus, or in that of OpenMetrics where `Accept` asks for it."""
+        levels = dataclasses.replace(await self.fleet.levels(), streams=self.streams.count)
         accept = ",".join(request.headers.getlist("accept"))
-        encode, media_type = exposition.choose_encoder("" if _NO_VERSION.search(accept) else accept)
-        scrape = metrics.Scrape(self.fleet.metrics, await self.fleet.census())
-        # With 1,000 bots some tens of milliseconds of Python: in a thread, with which the loop takes turns.
-        text = await asyncio.to_thread(encode, scrape)
-        return Response(text, media_type=media_type)
+        text, content_type = await asyncio.to_thread(self.fleet.metrics.text, levels, accept)
+        return Response(text, headers={"Content-Type": content_type})
 
 
-class Latency:
-    """Measures each call until its answer begins: what follows is up to the client, and a stream has no end."""
+class Timing:
+    """Times each call until its answer begins: how long a stream goes on says how long somebody listened.
 
-    def __init__(self, app: ASGIApp, measured: metrics.Metrics) -> None:
+    Calls to no route, and those that are refused before one is looked for, are of the route `unknown`; those whose
+    client had gone before there was an answer have the status `unanswered`.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
-        self.metrics = measured
+        self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
+        status: int | None = None
 
-        async def watched(message: Message) -> None:
+        def answered() -> None:
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            route = getattr(scope.get("route"), "path", "unknown")
+            self.metrics.answered(method, route, str(status or "unanswered"), time.perf_counter() - began)
+
+        async def timed(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
-                method = scope["method"] if scope["method"] in _METHODS else _OTHER
-                # Where the call was refused before it came to a route, there is none.
-                route = getattr(scope.get("route"), "path", _OTHER)
-                self.metrics.answered(method, route, message["status"], time.perf_counter() - began)
+                status = message["status"]
+                answered()
             await send(message)
 
-        with self.metrics.requests.track_inprogress():
-            await self.app(scope, receive, watched)
+        try:
+            await self.app(scope, receive, timed)
+        finally:
+            if status is None:
+                answered()

@@ -40,8 +40,7 @@ Table = Mapping[str, Sequence[Route]]
 def table(fleet: Fleet, open_streams: streams.Streams) -> Table:
     """All routes, in the order of the document."""
     b, r, k, h = bots.Bots(fleet, open_streams), runs.Runs(fleet), kinds.Kinds(fleet), health.Health(fleet)
-    e = events.Events(fleet, open_streams)
-    m = metrics.Metrics(fleet)
+    e, m = events.Events(fleet, open_streams), metrics.Scrapes(fleet, open_streams)
     at_once = (200, 202)
     return {
         "short form": (

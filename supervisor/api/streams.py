@@ -15,22 +15,22 @@ HEADERS = {"X-Accel-Buffering": "no"}
 
 
 class Streams:
-    """The streams that are open: their `number`, and how many may be."""
+    """The streams that are open, `count` of them, and how many may be."""
 
     def __init__(self, limit: int) -> None:
+        self.count = 0
         self._limit = limit
-        self.number = 0
 
     @contextlib.contextmanager
     def one(self) -> Iterator[None]:
         """Takes a place while the block lasts. Raises Unavailable."""
-        if self.number >= self._limit:
+        if self.count >= self._limit:
             raise errors.Unavailable(f"{self._limit} streams are open, the most that max_streams allows")
-        self.number += 1
+        self.count += 1
         try:
             yield
         finally:
-            self.number -= 1
+            self.count -= 1
 
 
 class EventStream(StreamingResponse):

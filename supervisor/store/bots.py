@@ -64,8 +64,8 @@ def count_restarts(db: SqliteDatabase, bot_id: int, restarts: int) -> None:
     tables.update(db, Bot, bot_id, {"restarts": restarts})
 
 
-def forget(db: SqliteDatabase, bot_id: int, at: int, *, free_key: bool) -> None:
-    tables.update(db, Bot, bot_id, {"forgotten_at": at, **({"idempotency_key": None} if free_key else {})})
+def forget(db: SqliteDatabase, bot_id: int, at: int) -> None:
+    tables.update(db, Bot, bot_id, {"forgotten_at": at})
 
 
 def get(db: SqliteDatabase, bot_id: int) -> model.Bot | None:
@@ -95,25 +95,26 @@ def listed(db: SqliteDatabase, query: model.BotQuery, exclude: Collection[int]) 
         # Not json_extract: its path has no way to write every key.
         label = "EXISTS (SELECT 1 FROM json_each(labels) AS label WHERE label.key = ? AND label.value = ?)"
         wanted &= SQL(label, (tables.storable(key), tables.storable(value)))
-    if exclude:
-        wanted &= _not_among(exclude)
-    return _values(db, wanted, limit=query.limit + 1)
+    return _values(db, wanted & _not_among(exclude), limit=query.limit + 1)
 
 
-def counted(db: SqliteDatabase, exclude: Collection[int]) -> dict[tuple[str, model.State], int]:
-    groups = Bot.select(Bot.kind, Bot.state, fn.COUNT()).where(_REMEMBERED & _not_among(exclude))
-    found = db.execute(groups.group_by(Bot.kind, Bot.state))
-    return {(kind, model.State(state)): count for kind, state, count in found}
-
-
-def _not_among(bot_ids: Collection[int]) -> Any:
-    # One value, because a statement cannot have as many as there may be bots.
-    return SQL("bot_id NOT IN (SELECT value FROM json_each(?))", (json.dumps(list(bot_ids)),))
+def count(
+    db: SqliteDatabase, states: Collection[model.State], exclude: Collection[int]
+) -> dict[tuple[str, model.State], int]:
+    """How many bots of each kind are in each of these states, where there are any."""
+    wanted = _REMEMBERED & Bot.state.in_(list(states)) & _not_among(exclude)
+    rows = db.execute(Bot.select(Bot.kind, Bot.state, fn.COUNT(Bot.bot_id)).where(wanted).group_by(Bot.kind, Bot.state))
+    return {(kind, model.State(state)): number for kind, state, number in rows}
 
 
 def to_settle(db: SqliteDatabase) -> list[model.Bot]:
     """The bots that a start of the supervisor has to do something for: they are to run, or did when it ended."""
     return _values(db, _REMEMBERED & ((Bot.goal == model.Goal.UP) | Bot.state.in_(list(model.ACTIVE))))
+
+
+def _not_among(bot_ids: Collection[int]) -> Any:
+    # One value, because a statement cannot have as many as there may be bots.
+    return SQL("bot_id NOT IN (SELECT value FROM json_each(?))", (json.dumps(list(bot_ids)),))
 
 
 def _values(db: SqliteDatabase, condition: Any, *, limit: int | None = None) -> list[model.Bot]:

@@ -42,7 +42,7 @@ class Ledger:
         *,
         latest_event: int,
         busy_timeout_s: float,
-        on_commit: Callable[[float], None],
+        on_commit: Callable[[float], None] | None,
     ) -> None:
         self._reader = reader
         self._reading = file.reading(path, busy_timeout_s=busy_timeout_s)
@@ -53,13 +53,13 @@ class Ledger:
 
     @classmethod
     async def open(
-        cls, path: Path, *, busy_timeout_s: float = 5.0, on_commit: Callable[[float], None] = lambda seconds: None
+        cls, path: Path, *, busy_timeout_s: float = 5.0, on_commit: Callable[[float], None] | None = None
     ) -> Ledger:
         """Open the ledger, make it if there is none, and bring it to the newest schema.
 
         Args:
             busy_timeout_s: how long a write waits for a lock that another program holds.
-            on_commit: is told, in the thread that writes, how many seconds a transaction took.
+            on_commit: is told how many seconds each transaction took, in the thread that writes.
 
         Raises:
             LedgerRefused: it is damaged, read-only, another program's or a newer version's; it is left untouched.
@@ -194,40 +194,26 @@ class Ledger:
 
     async def forget_bot(self, bot_id: int) -> None:
         """Hide the bot and free its name, with an event that says so. Its runs stay, and its id is never used again."""
-        await self._forget([bot_id], "was deleted", free_keys=False)
 
-    async def undo_bots(self, bot_ids: Sequence[int]) -> None:
-        """`forget_bot` for bots that could not be started: all of them or, with an error, none. Their idempotency key
-        is free again, and whoever asks once more with it gets others."""
-        await self._forget(bot_ids, "was deleted: not all that it was made with could be started", free_keys=True)
+        def write(db: SqliteDatabase) -> model.Event | None:
+            bot = bots.get(db, bot_id)
+            if bot is None:
+                return None
+            event = model.Event(
+                event_id=event_id,
+                at=at,
+                bot_id=bot_id,
+                run_id=None,
+                state=bot.state,
+                goal=model.Goal.DOWN,
+                reason="was deleted",
+            )
+            events.insert(db, event, None)
+            bots.forget(db, bot_id, at)
+            return event
 
-    async def _forget(self, bot_ids: Sequence[int], reason: str, *, free_keys: bool) -> None:
-        def write(db: SqliteDatabase) -> list[model.Event]:
-            told = []
-            for event_id, bot_id in zip(event_ids, bot_ids, strict=True):
-                bot = bots.get(db, bot_id)
-                if bot is None:
-                    continue
-                event = model.Event(
-                    event_id=event_id,
-                    at=at,
-                    bot_id=bot_id,
-                    run_id=None,
-                    state=bot.state,
-                    goal=model.Goal.DOWN,
-                    reason=reason,
-                )
-                events.insert(db, event, None)
-                bots.forget(db, bot_id, at, free_key=free_keys)
-                told.append(event)
-            return told
-
-        def tell(told: list[model.Event]) -> None:
-            for event in told:
-                self._tell(event, None)
-
-        event_ids, at = [next(self._event_ids) for _ in bot_ids], model.now_us()
-        await self._writer.command(write, tell)
+        event_id, at = next(self._event_ids), model.now_us()
+        await self._writer.command(write, lambda event: self._tell(event, None) if event else None)
 
     async def delete_runs(self, run_ids: Collection[int]) -> int:
         """Delete those of the runs that have ended, with what happened to their bots before the first run that is
@@ -302,9 +288,11 @@ class Ledger:
         """The bots that fit, lowest id first, at most one more than `query.limit`."""
         return await self._read(lambda db: bots.listed(db, query, exclude))
 
-    async def count_bots(self, *, exclude: Collection[int] = ()) -> dict[tuple[str, model.State], int]:
-        """How many bots there are of a kind in a state; no 0."""
-        return await self._read(lambda db: bots.counted(db, exclude))
+    async def count_bots(
+        self, states: Collection[model.State], *, exclude: Collection[int] = ()
+    ) -> dict[tuple[str, model.State], int]:
+        """How many bots of each kind are in each of these states, where there are any."""
+        return await self._read(lambda db: bots.count(db, states, exclude))
 
     async def bots_to_settle(self) -> list[model.Bot]:
         """The bots that are wanted up or in an active state, lowest id first."""

@@ -75,8 +75,9 @@ class Writer:
     """
 
     def __init__(
-        self, db: SqliteDatabase, *, busy_timeout_s: float, on_commit: Callable[[float], None] = lambda seconds: None
+        self, db: SqliteDatabase, *, busy_timeout_s: float, on_commit: Callable[[float], None] | None = None
     ) -> None:
+        """`on_commit` is told how many seconds each transaction took, in the thread that writes."""
         self.queued = 0
         self.outage: str | None = None
         self._db = db
@@ -175,7 +176,6 @@ class Writer:
             if not group:
                 self._db.execute_sql("PRAGMA user_version = 0")  # The smallest write there is.
             self._db.commit()
-            self._on_commit(time.monotonic() - began)
         except Exception as error:
             # That undoes the transaction, and what comes next starts afresh.
             self._db.close()
@@ -187,6 +187,8 @@ class Writer:
         if self.outage is not None:
             log.warning("the ledger can be written again", extra={"action": "ledger-outage-over"})
             self.outage = None
+        if self._on_commit is not None:
+            self._on_commit(time.monotonic() - began)
         self._settle(outcomes)
         return True
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from supervisor import errors, logs, metrics, model, params, settings
+from supervisor import errors, logs, model, params, settings
 from supervisor.fleet import Wait
+from supervisor.metrics import Levels, Metrics
 
 BEGAN = 1_712_438_975_499_784
 """2024-04-06T21:29:35.499784Z, in microseconds."""
@@ -26,7 +26,7 @@ class FakeFleet:
     """Of kind `stubborn` nothing can be stopped, of kind `broken` nothing can be started."""
 
     def __init__(self) -> None:
-        self.metrics = metrics.Metrics()
+        self.metrics = Metrics()
         self.kinds_ = {name: settings.Kind(target=f"bots:{name}") for name in PARAMETERS}
         self.reset()
 
@@ -224,17 +224,17 @@ class FakeFleet:
         await self.view(bot_id)
         return b"".join(self.log.splitlines(keepends=True)[-lines:])
 
-    def health(self) -> Mapping[str, str | None]:
-        return self.checks
-
-    async def census(self) -> metrics.Census:
-        return metrics.Census(
-            bots=Counter((bot.kind, bot.state) for bot in self.bots.values()),
-            usages=[],
-            zygotes=[metrics.Zygote(kind=kind, warm=True, rss_bytes=1) for kind in self.kinds_],
-            ledger_queue=0,
+    async def levels(self) -> Levels:
+        return Levels(
+            bots={(kind, state): 0 for kind in self.kinds_ for state in model.State},
+            warm=dict.fromkeys(self.kinds_, True),
+            usages=(),
+            ledger_queued=0,
             ledger_outage=False,
         )
+
+    def health(self) -> Mapping[str, str | None]:
+        return self.checks
 
     # ---- kinds
 

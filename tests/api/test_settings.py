@@ -300,8 +300,9 @@ def test_help_describes_every_flag_and_no_token() -> None:
     assert shown.returncode == 0
     assert len(shown.stdout.splitlines()) < 100
     for name, field in settings.Flags.model_fields.items():
-        flag = f"no-{name}" if field.default is True else name
-        assert f"--{flag.replace('_', '-')}" in shown.stdout
+        # What is on is shown by what turns it off.
+        prefix = "--no-" if field.default is True else "--"
+        assert prefix + name.replace("_", "-") in shown.stdout
         assert field.description
     assert "--admin-token" not in shown.stdout
     assert "--read-token" not in shown.stdout

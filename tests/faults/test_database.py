@@ -56,6 +56,7 @@ def test_a_long_lock_is_an_outage_of_the_ledger_alone(program: Program) -> None:
         assert "database is locked" in refused.json()["detail"]
         assert program.get("/readyz").status_code == 503
         assert program.get("/livez").status_code == 200
+        assert "bot_supervisor_ledger_outage 1.0" in program.get("/metrics").text
         end(psutil.Process(pids[killed]), signal.SIGKILL)
         program.post(f"/bots/{stopped}/stop?wait=0")
         wait_for(lambda: not psutil.pid_exists(pids[stopped]), 5, "it is stopped all the same")
