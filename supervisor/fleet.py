@@ -484,9 +484,11 @@ class Fleet:
             usage = actor.process.usage() if actor.process else None
             if usage is not None:
                 usages.append((actor.bot, usage))
+        warmths = {kind: self._engine.warmth(kind) for kind in sorted(self._kinds)}
         return Levels(
             bots={(kind, state): found[kind, state] for kind in kinds for state in State if state in states},
-            warm={kind: self._engine.warmth(kind).warm for kind in sorted(self._kinds)},
+            warm={kind: warmth.warm for kind, warmth in warmths.items()},
+            zygotes={kind: warmth.rss_bytes for kind, warmth in warmths.items() if warmth.rss_bytes is not None},
             usages=usages,
             ledger_queued=self._ledger.queued,
             ledger_outage=self._ledger.outage is not None,

@@ -57,8 +57,8 @@ class World:
         return [(await self.fleet.create(new, wait=Wait.READY)).bot_id for _ in range(count)]
 
     async def names(self, count: int) -> dict[str | None, State]:
-        """Names and states of all bots, once there are so many."""
-        return await until(lambda bots: len(bots) >= count, self.fleet)
+        """Names and states of all bots, once there are so many and none is just being started."""
+        return await until(lambda bots: len(bots) >= count and State.STARTING not in bots.values(), self.fleet)
 
 
 async def until(
