@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test soak check format benchmark container clean
+.PHONY: help run test soak check format benchmark pictures container clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -32,6 +32,9 @@ format: $(BIN)/.installed  ## format, and mend what lint can mend
 
 benchmark: $(BIN)/.installed  ## measure us beside the floor; some minutes
 	$(BIN)/python -m benchmarks
+
+pictures: $(BIN)/.installed  ## make the pictures of the documents from the real program
+	PYTHONPATH=. $(BIN)/python docs/pictures.py
 
 container:  ## build the image and start it with docker compose
 	docker compose up --build

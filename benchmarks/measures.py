@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import httpx
 import psutil
 
 from benchmarks import floor, program, web
 from benchmarks.floor import Floor
 from benchmarks.program import Ours
 from benchmarks.report import Row
+from tests.browser import launched
 
 LIMIT_S = 10.0
 
@@ -189,6 +191,54 @@ def idle(effort: Effort, count: int = 100) -> list[Row]:
 def _cpu_s(pid: int) -> float:
     times = psutil.Process(pid).cpu_times()
     return times.user + times.system
+
+
+def watched(effort: Effort) -> list[Row]:
+    """A large fleet: its list, and what one open dashboard and one who follows a log add to the supervisor's CPU."""
+    rounds = 3
+
+    def cpu_percent() -> float:
+        before, begin = _cpu_s(ours.pid), time.monotonic()
+        time.sleep(effort.idle_s / rounds)
+        return 100 * (_cpu_s(ours.pid) - before) / (time.monotonic() - begin)
+
+    with program.running() as ours, launched() as browser:
+        ours.start_many(effort.many)
+        took_s: list[float] = []
+        for _ in range(effort.rounds * effort.samples):
+            begin = time.monotonic()
+            bots = ours.connection.call("GET", "/bots?limit=1000")
+            took_s.append(time.monotonic() - begin)
+        alone: list[float] = []
+        added: list[float] = []
+        for _ in range(rounds):
+            alone.append(cpu_percent())
+            with (
+                browser.new_page(base_url=ours.url) as page,
+                httpx.stream("GET", f"{ours.url}/bots/1/logs", headers={"Accept": "text/event-stream"}, timeout=None),
+            ):
+                page.goto("/")
+                page.get_by_role("link", name="Bot 1", exact=True).wait_for()
+                added.append(cpu_percent() - alone[-1])
+    assert len(bots) == effort.many
+    what = f"with {effort.many} bots"
+    return [
+        Row(
+            measure="watched",
+            what=f"GET /bots {what}, p50",
+            unit="ms",
+            ours=statistics.median(took_s) * 1000,
+            at_most=40,
+        ),
+        Row(measure="watched", what=f"supervisor's CPU {what}", unit="%", ours=statistics.median(alone)),
+        Row(
+            measure="watched",
+            what="what a dashboard and a follower of a log add",
+            unit="%",
+            ours=statistics.median(added),
+            at_most=3,
+        ),
+    ]
 
 
 def growth(effort: Effort) -> list[Row]:
@@ -418,7 +468,7 @@ def _longest_wait_s(ours: Ours, over: threading.Event) -> float:
 
 MEASURES: dict[str, Measure] = {
     measure.__name__: measure
-    for measure in (start, crowd, burst, uss, listing, idle, growth, stop, end, restart, web_stack, cycles)
+    for measure in (start, crowd, burst, uss, listing, idle, growth, stop, end, restart, web_stack, cycles, watched)
 }
 
 

@@ -76,6 +76,10 @@ class Ours:
         bot: dict[str, Any] = self.connection.call("GET", f"/bots/{bot_id}")
         return bot
 
+    @property
+    def url(self) -> str:
+        return str(self._program.client.base_url).rstrip("/")
+
     def ask(self, path: str) -> None:
         """GET on a connection of its own. Raises OSError when that is refused."""
         url = self._program.client.base_url

@@ -196,7 +196,7 @@ class Fleet:
         [actor] = actors
         bot_id = actor.bot.bot_id
         if (shortage := await self._attempt(actor)) is not None:
-            await self.delete(bot_id)
+            await self._undo(actors)
             raise shortage
         error = actor.spawn_error
         if error is not None and actor.state is not State.STOPPED and wait is Wait.PROCESS:
@@ -224,7 +224,7 @@ class Fleet:
             return [view for view in there if view.bot_id in made_then]
         shortages = [shortage for shortage in await asyncio.gather(*map(self._attempt, actors)) if shortage]
         if shortages:
-            await asyncio.gather(*(self.delete(actor.bot.bot_id) for actor in actors))
+            await self._undo(actors)
             raise shortages[0]
         if wait is Wait.READY:
             await asyncio.gather(*map(_has_started, actors))
@@ -310,21 +310,46 @@ class Fleet:
 
     async def delete(self, bot_id: int) -> None:
         """Stops a bot and forgets it, with its log and its data; its runs stay. Raises StillAlive."""
-        await self._actor(bot_id)
-        # From here on nobody finds it, so that no later command can start it again behind the stop.
-        self._forgetting.add(bot_id)
-        try:
-            actor = self._actors.get(bot_id) or Actor(await self._row(bot_id), self._around, self._retire)
+        async with self._ended([bot_id]):
+            await self._ledger.forget_bot(bot_id)
+
+    async def _undo(self, actors: Sequence[Actor]) -> None:
+        """Deletes bots that were made for nothing: whoever asks again with the same key gets others."""
+        bot_ids = [actor.bot.bot_id for actor in actors]
+        async with self._ended(bot_ids):
+            await self._ledger.undo_bots(bot_ids)
+
+    @contextlib.asynccontextmanager
+    async def _ended(self, bot_ids: Sequence[int]) -> AsyncIterator[None]:
+        """Stops bots, side by side, for a block that forgets them, and then removes what they leave on disk.
+
+        Raises UnknownBot, StillAlive.
+        """
+        marked: set[int] = set()
+
+        async def end(bot_id: int) -> Actor:
+            actor = await self._actor(bot_id)
+            # From here on nobody finds it, so that no later command can start it again behind the stop.
+            self._forgetting.add(bot_id)
+            marked.add(bot_id)
             await actor.ask(Event.STOP)
             await self._within_grace(actor, _is_settled(actor))
-            await self._ledger.forget_bot(bot_id)
-            self._forget_log(bot_id)
-            if (bot_dir := self._bots_dir / str(bot_id)).is_dir():
-                await asyncio.to_thread(shutil.rmtree, bot_dir, ignore_errors=True)
-            if secrets.has_secrets(actor.bot.params):
+            return actor
+
+        try:
+            ended = await asyncio.gather(*map(end, bot_ids), return_exceptions=True)
+            for error in ended:
+                if isinstance(error, BaseException):
+                    raise error
+            yield
+            for bot_id in bot_ids:
+                self._forget_log(bot_id)
+                if (bot_dir := self._bots_dir / str(bot_id)).is_dir():
+                    await asyncio.to_thread(shutil.rmtree, bot_dir, ignore_errors=True)
+            if any(isinstance(actor, Actor) and secrets.has_secrets(actor.bot.params) for actor in ended):
                 await self._secrets.sweep(self._ledger.params_with_secrets)
         finally:
-            self._forgetting.discard(bot_id)
+            self._forgetting -= marked
 
     async def signal(self, bot_id: int, signum: int) -> None:
         """Sends a signal to a bot's process. Raises NoProcess."""
@@ -461,9 +486,11 @@ class Fleet:
             usage = actor.process.usage() if actor.process else None
             if usage is not None:
                 usages.append((actor.bot, usage))
+        warmths = {kind: self._engine.warmth(kind) for kind in sorted(self._kinds)}
         return Levels(
             bots={(kind, state): found[kind, state] for kind in kinds for state in State if state in states},
-            warm={kind: self._engine.warmth(kind).warm for kind in sorted(self._kinds)},
+            warm={kind: warmth.warm for kind, warmth in warmths.items()},
+            zygotes={kind: warmth.rss_bytes for kind, warmth in warmths.items() if warmth.rss_bytes is not None},
             usages=usages,
             ledger_queued=self._ledger.queued,
             ledger_outage=self._ledger.outage is not None,

@@ -11,7 +11,7 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -33,11 +33,13 @@ class Levels:
     """How things stand at one moment.
 
     `bots` has a number for each kind and each state that could be counted, `warm` one entry for each kind of the
-    settings, `usages` the bots whose processes are to be shown one by one.
+    settings, `zygotes` the resident memory of each that there is, in bytes, `usages` the bots whose processes are to
+    be shown one by one.
     """
 
     bots: Mapping[tuple[str, State], int]
     warm: Mapping[str, bool]
+    zygotes: Mapping[str, int]
     usages: Sequence[tuple[Bot, Usage]]
     ledger_queued: int
     ledger_outage: bool
@@ -70,6 +72,10 @@ class Metrics:
         self._commits = histogram(
             "ledger_commit_seconds", "A transaction of the ledger, fsync included.", buckets=_UP_TO_A_SECOND
         )
+        self.connections = Gauge(
+            "http_connections", "Open connections, idle ones too.", namespace=PREFIX, registry=self._registry
+        )
+        """Told by whoever has them what to ask for their number."""
         self._answers = histogram(
             "http_request_duration_seconds",
             "From a call to the beginning of its answer.",
@@ -136,6 +142,8 @@ class _Scrape(Collector):
         yield _gauge("bots", "Bots that are not deleted.", ["kind", "state"], levels.bots.items())
         warm = [([kind], is_warm) for kind, is_warm in levels.warm.items()]
         yield _gauge("zygote_warm", "Whether the kind is imported, and its bots are forked at once.", ["kind"], warm)
+        memory = [([kind], rss_bytes) for kind, rss_bytes in levels.zygotes.items()]
+        yield _gauge("zygote_resident_memory_bytes", "Resident memory of the kind's zygote.", ["kind"], memory)
         yield _gauge("ledger_queue_length", "Writes that are not settled yet.", [], [([], levels.ledger_queued)])
         yield _gauge("ledger_outage", "Whether the ledger cannot be written.", [], [([], levels.ledger_outage)])
         yield _gauge("open_streams", "Feeds of events and logs that are open.", [], [([], levels.streams)])

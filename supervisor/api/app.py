@@ -240,6 +240,7 @@ async def serve(settings: Settings, reread: Callable[[], Settings]) -> socket.so
             gc.collect()
             gc.freeze()
             http = server.Server(create_app(fleet, settings), max_connections=max_connections)
+            fleet.metrics.connections.set_function(lambda: len(http.server_state.connections))
             serving = asyncio.create_task(http.serve(sockets=[sock]))
             serves()
             waiting = {asyncio.create_task(event.wait()) for event in (stop, replaced)}

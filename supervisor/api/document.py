@@ -99,11 +99,12 @@ class Application(FastAPI):
                 choice.append({"$ref": params_models.REFERENCE + next(iter(models))})
         if len(choice) < len(known):
             choice.append({"type": "object", "additionalProperties": True})
-        field = schemas["NewBot"]["properties"]["params"]
-        schemas["NewBot"]["properties"]["params"] = {
-            "anyOf": choice,
-            **{key: field[key] for key in ("title", "description", "default") if key in field},
-        }
+        for body in ("NewBot", "NewBots"):
+            field = schemas[body]["properties"]["params"]
+            schemas[body]["properties"]["params"] = {
+                "anyOf": choice,
+                **{key: field[key] for key in ("title", "description", "default") if key in field},
+            }
 
 
 def _problems(route: Route) -> Sequence[int]:

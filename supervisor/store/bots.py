@@ -64,8 +64,8 @@ def count_restarts(db: SqliteDatabase, bot_id: int, restarts: int) -> None:
     tables.update(db, Bot, bot_id, {"restarts": restarts})
 
 
-def forget(db: SqliteDatabase, bot_id: int, at: int) -> None:
-    tables.update(db, Bot, bot_id, {"forgotten_at": at})
+def forget(db: SqliteDatabase, bot_id: int, at: int, *, free_key: bool) -> None:
+    tables.update(db, Bot, bot_id, {"forgotten_at": at, **({"idempotency_key": None} if free_key else {})})
 
 
 def get(db: SqliteDatabase, bot_id: int) -> model.Bot | None:

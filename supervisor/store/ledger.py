@@ -194,26 +194,40 @@ class Ledger:
 
     async def forget_bot(self, bot_id: int) -> None:
         """Hide the bot and free its name, with an event that says so. Its runs stay, and its id is never used again."""
+        await self._forget([bot_id], "was deleted", free_keys=False)
 
-        def write(db: SqliteDatabase) -> model.Event | None:
-            bot = bots.get(db, bot_id)
-            if bot is None:
-                return None
-            event = model.Event(
-                event_id=event_id,
-                at=at,
-                bot_id=bot_id,
-                run_id=None,
-                state=bot.state,
-                goal=model.Goal.DOWN,
-                reason="was deleted",
-            )
-            events.insert(db, event, None)
-            bots.forget(db, bot_id, at)
-            return event
+    async def undo_bots(self, bot_ids: Sequence[int]) -> None:
+        """`forget_bot` for bots that could not be started: all of them or, with an error, none. Their idempotency key
+        is free again, and whoever asks once more with it gets others."""
+        await self._forget(bot_ids, "was deleted: not all that it was made with could be started", free_keys=True)
 
-        event_id, at = next(self._event_ids), model.now_us()
-        await self._writer.command(write, lambda event: self._tell(event, None) if event else None)
+    async def _forget(self, bot_ids: Sequence[int], reason: str, *, free_keys: bool) -> None:
+        def write(db: SqliteDatabase) -> list[model.Event]:
+            told = []
+            for event_id, bot_id in zip(event_ids, bot_ids, strict=True):
+                bot = bots.get(db, bot_id)
+                if bot is None:
+                    continue
+                event = model.Event(
+                    event_id=event_id,
+                    at=at,
+                    bot_id=bot_id,
+                    run_id=None,
+                    state=bot.state,
+                    goal=model.Goal.DOWN,
+                    reason=reason,
+                )
+                events.insert(db, event, None)
+                bots.forget(db, bot_id, at, free_key=free_keys)
+                told.append(event)
+            return told
+
+        def tell(told: list[model.Event]) -> None:
+            for event in told:
+                self._tell(event, None)
+
+        event_ids, at = [next(self._event_ids) for _ in bot_ids], model.now_us()
+        await self._writer.command(write, tell)
 
     async def delete_runs(self, run_ids: Collection[int]) -> int:
         """Delete those of the runs that have ended, with what happened to their bots before the first run that is

@@ -271,6 +271,17 @@ def test_a_thousand_rows(page: Page) -> None:
 # ---- what surrounds it
 
 
+@pytest.mark.parametrize("width", [360, 800, 1100, 1280])
+def test_the_table_is_as_wide_as_there_is_room(page: Page, shared: Program, width: int) -> None:
+    bot_id = shared.start_bot()
+    page.set_viewport_size({"width": width, "height": 740})
+    page.goto("/")
+    expect(row(page, bot_id)).to_be_visible()
+    right = "element => element.getBoundingClientRect().right"
+    table, last = page.locator("table.fleet").evaluate(right), row(page, bot_id).locator(".commands").evaluate(right)
+    assert abs(table - last) < 3
+
+
 def test_narrow_screens_do_not_scroll_sideways(page: Page, shared: Program) -> None:
     long = "a-name-without-any-space-" * 6
     bot_id = shared.start_bot("shell", name=long, params={"script": f"echo {long * 3}; exit 3"})

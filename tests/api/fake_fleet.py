@@ -228,6 +228,7 @@ class FakeFleet:
         return Levels(
             bots={(kind, state): 0 for kind in self.kinds_ for state in model.State},
             warm=dict.fromkeys(self.kinds_, True),
+            zygotes={},
             usages=(),
             ledger_queued=0,
             ledger_outage=False,

@@ -50,6 +50,7 @@ def validate(document: dict[str, Any], schema: dict[str, Any], value: Any) -> No
         ("get", "/bots", None),
         ("get", "/bots_history", None),
         ("post", "/bots", {"name": "b", "labels": {"a": "b"}}),
+        ("post", "/bots/batch", {"count": 2}),
         ("get", "/bots/{bot_id}", None),
         ("post", "/bots/start?all=true", None),
         ("post", "/bots/stop?all=true", {"grace_s": 1}),
@@ -122,6 +123,7 @@ def test_each_kind_has_a_model_of_its_parameters(api: Api, document: dict[str, A
     assert {"$ref": "#/components/schemas/CounterParams"} in params["anyOf"]
     # All kinds are known, so it is one of these.
     assert len(params["anyOf"]) == len(api.fleet.kinds())
+    assert schemas["NewBots"]["properties"]["params"] == params
     validate(document, {"$ref": "#/components/schemas/NewBot"}, {"params": {"start_number": 12}})
     with pytest.raises(jsonschema.ValidationError):
         validate(document, {"$ref": "#/components/schemas/NewBot"}, {"params": {"start_numbre": 12}})

@@ -77,6 +77,15 @@ def test_a_kind_that_cannot_be_imported(make_program: Make) -> None:
     assert [bot["state"] for bot in bots] == ["failed"] * 3, "as POST /bots has it"
 
 
+def test_those_beyond_the_budget_wait(make_program: Make) -> None:
+    kind = 'target = "obedient:leaves"\nbudget = {key = "discord", starts = 2, per_s = 86400}'
+    program = make_program(kinds={"scarce": kind}).start()
+    bots = batch(program, 4, kind="scarce")
+    assert sorted(bot["state"] for bot in bots if bot["pid"] is None) == ["backoff"] * 2
+    assert all(bot["next_start_at"] for bot in bots if bot["pid"] is None)
+    wait_for(lambda: len(program.processes()) == 2, what="the others have a process")
+
+
 def test_all_or_none_when_the_supervisor_is_killed_amid_it(make_program: Make) -> None:
     program = make_program().start()
     ready(program, program.start_bot())

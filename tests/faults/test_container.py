@@ -112,3 +112,22 @@ def test_no_process_is_left(pids: Path, make_program: Callable[..., Program]) ->
     assert ready(program, crashes) != used[crashes]
     assert ready(program, program.start_bot())
     assert program.bot(stays)["pid"] == used[stays]
+
+
+def test_no_process_is_left_amid_a_batch(pids: Path, make_program: Callable[..., Program]) -> None:
+    """None of the batch stays, and the same key makes it when there is room again."""
+    join = ["sh", "-ec", 'echo 0 > "$0/cgroup.procs"; exec "$@"', str(pids)]
+    program = make_program(flags=SOON).start(wrapper=join)
+    stays = program.start_bot()
+    pid = ready(program, stays)
+
+    (pids / "pids.max").write_text(str(int((pids / "pids.current").read_text()) + 10))
+    batch, key = {"count": 40}, {"Idempotency-Key": "k"}
+    refused = program.post("/bots/batch", batch, headers=key)
+    assert refused.status_code == 503, refused.text
+    assert [bot["bot_id"] for bot in program.get("/bots?state=all").json()] == [stays]
+    (pids / "pids.max").write_text("max")
+    made = program.post("/bots/batch", batch, headers=key)
+    assert made.status_code == 201, made.text
+    assert len({bot["pid"] for bot in made.json()["bots"]}) == 40
+    assert program.bot(stays)["pid"] == pid

@@ -76,6 +76,8 @@ def test_what_happens_to_bots_is_counted(shared: Program) -> None:
     assert grew("ledger_commit_seconds_count") > 5
     assert value(after, "ledger_outage") == 0
     assert value(after, "zygote_warm", kind="leaves") == 1
+    assert value(after, "zygote_resident_memory_bytes", kind="leaves") > 2**20
+    assert value(after, "http_connections") >= 1
     assert value(after, "zygote_warm", kind="counter") in (0, 1)
     assert after["process_resident_memory_bytes", frozenset()] > 2**20
 
@@ -200,7 +202,7 @@ def test_rules_and_dashboard_ask_for_what_there_is(shared: Program) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="there is no promtool (of Debian's package prometheus)")
-def test_promtool_finds_nothing_wrong(shared: Program) -> None:
+def test_promtool_finds_nothing_wrong(shared: Program, tmp_path: Path) -> None:
     shared.wait_state(shared.start_bot("leaves", name='a "name"'), "running")
     done = subprocess.run(
         ["promtool", "check", "metrics"], input=shared.get("/metrics").text, capture_output=True, text=True, check=False
@@ -211,3 +213,13 @@ def test_promtool_finds_nothing_wrong(shared: Program) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "6 rules found" in done.stdout
+    # What the panels ask for, as rules. What is JSON is YAML.
+    panels = strings_of(json.loads((DOCS / "grafana-dashboard.json").read_text())["panels"], "expr")
+    asked = [
+        {"record": f"panel:{number}", "expr": expression.replace("$__rate_interval", "5m").replace("$__range", "1h")}
+        for number, expression in enumerate(panels)
+    ]
+    rules = tmp_path / "panels.yml"
+    rules.write_text(json.dumps({"groups": [{"name": "panels", "rules": asked}]}))
+    done = subprocess.run(["promtool", "check", "rules", rules], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

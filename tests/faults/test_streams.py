@@ -30,6 +30,7 @@ def states(messages: list[dict[str, object]], bot_id: int) -> list[object]:
 
 def test_the_present_comes_first_and_then_each_change(program: Program) -> None:
     stopped, running = program.start_bot(), program.start_bot(name="trader")
+    ready(program, running)
     program.get(f"/stop/{stopped}")
     with following(program.client, "/events") as events:
         present = [next(events), next(events)]

@@ -30,7 +30,7 @@ BOT = Bot(
 
 def test_a_name_cannot_break_out_of_its_label() -> None:
     usage = Usage(cpu_seconds=1.5, rss_bytes=4096, threads=1, descendants=0)
-    levels = Levels(bots={}, warm={}, usages=[(BOT, usage)], ledger_queued=0, ledger_outage=False)
+    levels = Levels(bots={}, warm={}, zygotes={}, usages=[(BOT, usage)], ledger_queued=0, ledger_outage=False)
     for accept in ("", "application/openmetrics-text; version=1.0.0"):
         text, _ = Metrics().text(levels, accept)
         families = {family.name: family for family in parser.text_string_to_metric_families(text.decode())}

@@ -57,8 +57,8 @@ class World:
         return [(await self.fleet.create(new, wait=Wait.READY)).bot_id for _ in range(count)]
 
     async def names(self, count: int) -> dict[str | None, State]:
-        """Names and states of all bots, once there are so many."""
-        return await until(lambda bots: len(bots) >= count, self.fleet)
+        """Names and states of all bots, once there are so many and none is just being started."""
+        return await until(lambda bots: len(bots) >= count and State.STARTING not in bots.values(), self.fleet)
 
 
 async def until(
@@ -212,3 +212,25 @@ async def test_instances_that_cannot_be_made(world: World, caplog: pytest.LogCap
     assert "no bot new-1 is made: the name is taken by a bot of kind any" in caplog.text
     assert "no instances of any are made: any does not take these parameters: token: Field required" in caplog.text
     assert len(await world.fleet.every(BotQuery(states=ACTIVE))) == 2
+
+
+# ---- many are made
+
+
+@pytest.mark.parametrize("count", [1, 5])
+async def test_what_cannot_be_started_is_undone_and_its_key_is_free(world: World, count: int) -> None:
+    async def make() -> list[int]:
+        new = NewBot(kind="any", params={}, restart=ONCE)
+        if count == 1:
+            return [(await world.fleet.create(new, idempotency_key="k", wait=Wait.ATTEMPT)).bot_id]
+        made = await world.fleet.create_many(new, count, idempotency_key="k", wait=Wait.ATTEMPT)
+        return [bot.bot_id for bot in made]
+
+    world.engine.fail_next(errors.SpawnFailed("cannot fork: no memory"))
+    with pytest.raises(errors.SpawnFailed, match="no memory"):
+        await make()
+    assert await world.fleet.every(BotQuery(states=ALL)) == []
+    assert not [process for process in world.engine.processes if process.alive]
+    made = await make()
+    assert made == list(range(count + 1, 2 * count + 1))
+    assert await make() == made

@@ -148,8 +148,7 @@ export class Table extends EventTarget {
       element("th", { scope: "col", class: "commands" }, element("span", { class: "visually-hidden" }, "Commands")),
     );
     // What is above and below the rows that can be seen is two empty rows of that height.
-    const spacer = () =>
-      element("tr", { class: "spacer", "aria-hidden": "true" }, element("td", { colspan: COLUMNS.length + 2 }));
+    const spacer = () => element("tr", { class: "spacer", "aria-hidden": "true" }, element("td"));
     this.above = spacer();
     this.below = spacer();
     this.body = element("tbody", {}, this.above, this.below);
