@@ -99,23 +99,23 @@ def fleet(manager: Peer, effort: Effort, count: int) -> Found:
     with manager.running("light", count + 1) as session:
         if count:
             before = _cpu_s(_managers(session))
-            begin, numbers, seen = _start(session, count)
+            begin, numbers, seen = start(session, count)
             note("all at once to the last first line", seen - begin, "s")
-            bots = _checked(session, numbers)
+            bots = checked(session, numbers)
             spent = _cpu_s(_managers(session)) - before + _cpu_s(psutil.Process(bot.pid) for bot in bots)
             note("the same, CPU of all processes", spent, "s")
         else:
             numbers = []
         started, stopped = [], []
         for _ in range(effort.samples):
-            begin, [number], seen = _start(session, 1)
+            begin, [number], seen = start(session, 1)
             started.append(seen - begin)
-            _checked(session, [*numbers, number])
-            stopped.append(_stop(session, [number]))
+            checked(session, [*numbers, number])
+            stopped.append(stop(session, [number]))
         note("start of one to its first line", statistics.median(started) * 1000, "ms")
         note("stop of one until it is gone", statistics.median(stopped) * 1000, "ms")
         if not count:
-            _, numbers, _ = _start(session, 1)
+            _, numbers, _ = start(session, 1)
         if count and manager.lists:
             took = [_took(session.listing) for _ in range(effort.lists)]
             note("listing, p50", statistics.median(took) * 1000, "ms")
@@ -124,7 +124,7 @@ def fleet(manager: Peer, effort: Effort, count: int) -> Found:
             killed = [_kill(session, number) for number in (numbers * effort.samples)[: effort.samples]]
             note("kill -9 to the next first line", statistics.median(killed) * 1000, "ms")
         if count:
-            bots = _checked(session, numbers)
+            bots = checked(session, numbers)
             sizes = [psutil.Process(bot.pid).memory_full_info() for bot in bots[:LOOKED_AT]]
             note("USS of a bot", statistics.median(size.uss for size in sizes) / 1e6, "MB")
             note("PSS of a bot", statistics.median(size.pss for size in sizes) / 1e6, "MB")
@@ -134,7 +134,7 @@ def fleet(manager: Peer, effort: Effort, count: int) -> Found:
             time.sleep(effort.idle_s)
             spent = _running_s(managers) - before
             note("CPU of the manager in a minute", spent * 60 / (time.monotonic() - begin), "s")
-            note("stop of all until they are gone", _stop(session, numbers), "s")
+            note("stop of all until they are gone", stop(session, numbers), "s")
     return found
 
 
@@ -145,10 +145,10 @@ def web(manager: Peer, effort: Effort, count: int) -> Found:
         took: list[float] = []
         numbers: list[int] = []
         for _ in range(count):
-            begin, [number], seen = _start(session, 1)
+            begin, [number], seen = start(session, 1)
             took.append(seen - begin)
             numbers.append(number)
-        bots = _checked(session, numbers)
+        bots = checked(session, numbers)
         time.sleep(1.2)  # A second line, and with it the code that each second needs.
         uss = statistics.median(psutil.Process(bot.pid).memory_full_info().uss for bot in bots)
         all_in_mb = _all_in_mb(session, bots)
@@ -168,7 +168,7 @@ def flood(manager: Peer, effort: Effort, count: int) -> Found:
     listed: list[float] = []
     with manager.running("flood", 1) as session:
         before = _running_s(_managers(session))
-        _, [number], _ = _start(session, 1)
+        _, [number], _ = start(session, 1)
         report, log = session.report(number), session.log(number)
         deadline = time.monotonic() + LIMIT_S
         while not report.exists() or report.stat().st_size == 0:
@@ -250,7 +250,7 @@ def _rounds(
         )
 
 
-def _start(session: Session, count: int) -> tuple[float, list[int], float]:
+def start(session: Session, count: int) -> tuple[float, list[int], float]:
     """When it was asked, the bots' numbers, and when the last one's first line was there."""
     session.first_lines.drain()
 
@@ -268,7 +268,7 @@ def _start(session: Session, count: int) -> tuple[float, list[int], float]:
     return begin, numbers, seen
 
 
-def _stop(session: Session, numbers: Sequence[int]) -> float:
+def stop(session: Session, numbers: Sequence[int]) -> float:
     """Seconds from asking until the last process is gone, whether that is answered by then or not."""
     pids = {bot.number: bot.pid for bot in session.listing()}
 
@@ -321,7 +321,7 @@ def _kill(session: Session, number: int) -> float:
     return seen - begin
 
 
-def _checked(session: Session, numbers: Sequence[int]) -> list[Listed]:
+def checked(session: Session, numbers: Sequence[int]) -> list[Listed]:
     """The bots with these numbers, which are all there are, and really run: processes of the manager's, that print."""
     wanted = set(numbers)
 

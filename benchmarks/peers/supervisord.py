@@ -65,7 +65,7 @@ class Supervisord:
             directory = Path(name)
             (directory / "logs").mkdir()
             logs = peer.Logs(directory / "logs")
-            command = shlex.join(peer.command(kind, directory / "logs" / "N.json")).replace("N.json", NUMBERED)
+            command = f"{shlex.join(peer.command(kind, logs.directory))}/%(process_num)d.json"
             config = directory / "supervisord.conf"
             address = str(directory / "socket")
             config.write_text(
@@ -79,17 +79,15 @@ class Supervisord:
                 stdout=subprocess.DEVNULL,
                 env=environment.VARIABLES,
             )
+            running = _Running(process.pid, address, logs, capacity)
             try:
-                running = _Running(process.pid, address, logs, capacity)
                 peer.wait_until(running.answers, "supervisord answers")
                 yield running
             finally:
+                running.close()
                 peer.end(process.pid)
                 process.wait()
                 logs.first_lines.close()
-
-
-NUMBERED = "%(process_num)d.json"
 
 
 class _Running:
@@ -120,6 +118,9 @@ class _Running:
     def listing(self) -> list[Listed]:
         processes: Any = self._server.supervisor.getAllProcessInfo()
         return [Listed(number=int(one["name"]), pid=one["pid"]) for one in processes if one["pid"]]
+
+    def close(self) -> None:
+        self._server("close")()
 
     def _tell(self, method: str, numbers: Sequence[int]) -> None:
         # The last parameter: it is not to hold its answer until it has seen how that went.
