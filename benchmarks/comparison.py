@@ -6,6 +6,7 @@ when its first line is in its log, and is gone when its process is. Only one man
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -19,6 +20,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from select import POLLIN, poll
+from typing import TypeVar
 
 import psutil
 
@@ -26,7 +28,9 @@ from benchmarks.measures import p99
 from benchmarks.peers import ours, peer
 from benchmarks.peers.peer import Listed, NotMeasured, Peer, Session
 
-LIMIT_S = 60.0
+T = TypeVar("T")
+
+LIMIT_S = 180.0
 LOOKED_AT = 30
 """Of how many bots the memory is read for a median."""
 
@@ -106,22 +110,24 @@ def fleet(manager: Peer, effort: Effort, count: int) -> Found:
             note("the same, CPU of all processes", spent, "s")
         else:
             numbers = []
-        started, stopped = [], []
-        for _ in range(effort.samples):
+
+        def come_and_go() -> tuple[float, float]:
             begin, [number], seen = start(session, 1)
-            started.append(seen - begin)
             checked(session, [*numbers, number])
-            stopped.append(stop(session, [number]))
+            return seen - begin, stop(session, [number])
+
+        started, stopped = zip(*_samples(effort.samples, come_and_go), strict=True)
         note("start of one to its first line", statistics.median(started) * 1000, "ms")
         note("stop of one until it is gone", statistics.median(stopped) * 1000, "ms")
         if not count:
             _, numbers, _ = start(session, 1)
         if count and manager.lists:
-            took = [_took(session.listing) for _ in range(effort.lists)]
+            took = _samples(effort.lists, lambda: _took(session.listing))
             note("listing, p50", statistics.median(took) * 1000, "ms")
             note("listing, p99", p99(took) * 1000, "ms")
         if manager.restarts:
-            killed = [_kill(session, number) for number in (numbers * effort.samples)[: effort.samples]]
+            victims = itertools.cycle(numbers)
+            killed = _samples(effort.samples, lambda: _kill(session, next(victims)))
             note("kill -9 to the next first line", statistics.median(killed) * 1000, "ms")
         if count:
             bots = checked(session, numbers)
@@ -369,6 +375,15 @@ def _running_s(processes: Iterable[psutil.Process]) -> float:
 def _all_in_mb(session: Session, bots: Sequence[Listed]) -> float:
     processes = [*_managers(session), *(psutil.Process(bot.pid) for bot in bots)]
     return sum(process.memory_full_info().pss for process in processes) / len(bots) / 1e6
+
+
+def _samples(count: int, sample: Callable[[], T]) -> list[T]:
+    """So many samples, but at least two, and no more after a quarter of a minute."""
+    deadline = time.monotonic() + 15
+    samples = [sample(), sample()]
+    while len(samples) < count and time.monotonic() < deadline:
+        samples.append(sample())
+    return samples
 
 
 def _took(ask: Callable[[], object]) -> float:

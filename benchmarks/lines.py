@@ -9,7 +9,7 @@ from pathlib import Path
 
 from supervisor.logs import inotify
 
-LIMIT_S = 60.0
+LIMIT_S = 180.0
 
 
 class FirstLines:
