@@ -146,7 +146,6 @@ def fleet(manager: Peer, effort: Effort, count: int) -> Found:
 
 def web(manager: Peer, effort: Effort, count: int) -> Found:
     """Bots that import a web stack: what the start of one takes, and what it holds."""
-    count = effort.web_bots
     with manager.running("web", count) as session:
         took: list[float] = []
         numbers: list[int] = []
@@ -211,12 +210,13 @@ MEASURES: dict[str, Measure] = {measure.__name__: measure for measure in (fleet,
 def compare(
     peers: Sequence[Peer], effort: Effort, chosen: Iterable[str], say: Callable[[str], None]
 ) -> Iterator[Compared | Failed]:
-    """Each measure, in rounds. A peer that fails in one is left out of its later rounds."""
+    """Each measure, in rounds. A peer that fails in one, or that we fail beside, is left out of its later rounds."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
+        counts = {"fleet": effort.fleets, "web": (effort.web_bots,), "flood": (1,)}
         for name in chosen:
-            for count in effort.fleets if name == "fleet" else (1,):
+            for count in counts[name]:
                 yield from _rounds(name, count, peers, effort, say)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -227,19 +227,21 @@ def _rounds(
 ) -> Iterator[Compared | Failed]:
     pairs: dict[tuple[str, What], list[tuple[float, float]]] = defaultdict(list)
     ours_found: dict[What, list[float]] = defaultdict(list)
-    left = list(peers)
+    us, left = ours.Ours(), list(peers)
     for number in range(effort.rounds):
         for one in list(left):
             begin = time.monotonic()
-            ours_now = MEASURES[name](ours.Ours(), effort, count)
+            who = us.name
             try:
+                ours_now = MEASURES[name](us, effort, count)
+                who = one.name
                 theirs_now = MEASURES[name](one, effort, count)
             except NotMeasured:
                 left.remove(one)
                 continue
             except (TimeoutError, RuntimeError, OSError, psutil.Error) as error:
                 left.remove(one)
-                yield Failed(measure=name, bots=count, peer=one.name, why=str(error) or repr(error))
+                yield Failed(measure=name, bots=count, peer=who, why=str(error) or repr(error))
                 continue
             for what, value in ours_now.items():
                 ours_found[what].append(value)
