@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.peers import environment, peer
-from benchmarks.peers.peer import Listed, Session
+from benchmarks.peers.peer import Session
 
 CONFIG = """
 [circus]
@@ -50,40 +50,9 @@ class Circus:
             )
             try:
                 client.ask("list")  # It waits until there is someone who answers.
-                yield _Running(process.pid, client, kind, logs)
+                yield peer.Told(process.pid, client, kind, logs)
             finally:
                 client.close()
                 peer.end(process.pid)
                 process.wait()
                 logs.first_lines.close()
-
-
-class _Running:
-    def __init__(self, pid: int, client: peer.Client, kind: str, logs: peer.Logs) -> None:
-        self.root_pid = pid
-        self.first_lines = logs.first_lines
-        self.log = logs.log
-        self.report = logs.report
-        self._client = client
-        self._kind = kind
-        self._next = 1
-
-    def start(self, count: int) -> list[int]:
-        numbers = list(range(self._next, self._next + count))
-        self._next += count
-        bots = [
-            {
-                "name": str(number),
-                "log": str(self.log(number)),
-                "command": peer.command(self._kind, self.report(number)),
-            }
-            for number in numbers
-        ]
-        self._client.ask("start", bots=bots)
-        return numbers
-
-    def stop(self, numbers: Sequence[int]) -> None:
-        self._client.ask("stop", names=[str(number) for number in numbers])
-
-    def listing(self) -> list[Listed]:
-        return [Listed(**bot) for bot in self._client.ask("list")]

@@ -164,3 +164,36 @@ class Client:
 
     def close(self) -> None:
         self._process.communicate()
+
+
+class Told:
+    """A session that its own client library drives, told the verbs `start`, `stop` and `list`."""
+
+    def __init__(self, pid: int, client: Client, kind: str, logs: Logs) -> None:
+        self.root_pid = pid
+        self.first_lines = logs.first_lines
+        self.log = logs.log
+        self.report = logs.report
+        self._client = client
+        self._kind = kind
+        self._next = 1
+
+    def start(self, count: int) -> list[int]:
+        numbers = list(range(self._next, self._next + count))
+        self._next += count
+        bots = [
+            {
+                "name": str(number),
+                "log": str(self.log(number)),
+                "command": command(self._kind, self.report(number)),
+            }
+            for number in numbers
+        ]
+        self._client.ask("start", bots=bots)
+        return numbers
+
+    def stop(self, numbers: Sequence[int]) -> None:
+        self._client.ask("stop", names=[str(number) for number in numbers])
+
+    def listing(self) -> list[Listed]:
+        return [Listed(**bot) for bot in self._client.ask("list")]
