@@ -1,13 +1,12 @@
 """The floor: a warm, single-threaded process that does nothing but fork the same bot.
 
 No supervisor, no HTTP, no ledger, no multiprocessing, no session, no lock. The child opens its log with O_APPEND as its
-stdout and runs `botproc.counter.main`. The time begins right before the first fork, in the forking process, and
-ends as ours does: when the benchmark sees the line in the file.
+stdout and runs the bot. The time begins right before the first fork, in the forking process, and ends as ours does:
+when the benchmark sees the line in the file.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gc
 import os
@@ -16,11 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+from benchmarks import bots
 from benchmarks.lines import FirstLines
-from botproc import counter
 
 
 class Floor:
@@ -31,7 +30,7 @@ class Floor:
         self.first_lines = FirstLines(log_dir)
         self._next = 1
         self._process = subprocess.Popen(
-            [sys.executable, "-m", *(starter or ["benchmarks.floor"]), str(log_dir)],
+            [sys.executable, "-m", *(starter or ["benchmarks.floor", "light"]), str(log_dir)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -41,13 +40,22 @@ class Floor:
 
     def start(self, count: int = 1) -> tuple[float, list[int]]:
         """Forks `count` bots, one right after the other. Seconds until the last first line, and their pids."""
+        begin, pids = self.fork(count)
+        return self.first_lines.wait(count) - begin, pids
+
+    def fork(self, count: int) -> tuple[float, list[int]]:
+        """The same without waiting. The time at which it began (`time.monotonic()`), and their pids."""
         begin, *pids = self._ask(f"fork {self._next} {count}")
         self._next += count
-        return self.first_lines.wait(count) - begin / 1e9, pids
+        return begin / 1e9, pids
 
-    def end(self) -> None:
-        """Kills and reaps all bots."""
-        self._ask("end")
+    def end(self, *pids: int) -> None:
+        """Kills and reaps these bots; all of them when none is named."""
+        self._ask(" ".join(map(str, ("end", *pids))))
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def close(self) -> None:
         self.end()
@@ -72,9 +80,10 @@ def running(*starter: str) -> Iterator[Floor]:
             floor.close()
 
 
-def main(log_dir: str) -> None:
+def main(kind: str, log_dir: str) -> None:
     """The life of the forking process."""
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sys.stdout.reconfigure(line_buffering=True, write_through=False)  # type: ignore[union-attr]
+    bot = bots.bot(kind)
     gc.collect()
     gc.freeze()
     pids: list[int] = []
@@ -82,27 +91,28 @@ def main(log_dir: str) -> None:
         match command.split():
             case ["fork", first, count]:
                 begin = time.monotonic_ns()
-                made = [_fork(f"{log_dir}/{int(first) + n}.log") for n in range(int(count))]
+                made = [_fork(bot, f"{log_dir}/{int(first) + n}") for n in range(int(count))]
                 pids += made
                 print(begin, *made)
-            case ["end"]:
-                _end(pids)
-                pids.clear()
+            case ["end", *named]:
+                ended = {int(pid) for pid in named} or set(pids)
+                _end(ended)
+                pids = [pid for pid in pids if pid not in ended]
                 print()
 
 
-def _fork(log_path: str) -> int:
+def _fork(bot: Callable[[str], None], path: str) -> int:
     pid = os.fork()
     if pid == 0:
         try:
-            os.dup2(os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), 1)
-            asyncio.run(counter.main(start_number=0))
+            os.dup2(os.open(f"{path}.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), 1)
+            bot(f"{path}.json")
         finally:
             os._exit(1)
     return pid
 
 
-def _end(pids: Sequence[int]) -> None:
+def _end(pids: Collection[int]) -> None:
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     for pid in pids:
@@ -110,4 +120,4 @@ def _end(pids: Sequence[int]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -56,8 +56,13 @@ class Ours:
     def start_many(self, count: int, **fields: Any) -> tuple[float, list[int]]:
         """Seconds from the first POST /start to the last bot's first line, and the bots' ids."""
         begin = time.monotonic()
+        bot_ids = self.ask_many(count, **fields)
+        return self.first_lines.wait(count) - begin, bot_ids
+
+    def ask_many(self, count: int, **fields: Any) -> list[int]:
+        """The same without waiting for lines: the bots' ids, once each is answered."""
         answers = self._calls([("POST", "/start", {"kind": self._kind, **fields})] * count)
-        return self.first_lines.wait(count) - begin, [answer["bot_id"] for answer in answers]
+        return [answer["bot_id"] for answer in answers]
 
     def burst(self, count: int) -> tuple[float, list[int]]:
         """`start_many` with all calls at once. No answer is read before the last first line was seen."""

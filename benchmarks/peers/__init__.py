@@ -1,0 +1,1 @@
+"""Those whom we are compared with, each driven by its own native interface."""
