@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import json
 import os
 import signal
 import sqlite3
@@ -207,8 +208,10 @@ def watched(effort: Effort) -> list[Row]:
         took_s: list[float] = []
         for _ in range(effort.rounds * effort.samples):
             begin = time.monotonic()
-            bots = ours.connection.call("GET", "/bots?limit=1000")
+            ours.connection.send("GET", "/bots?limit=1000")
+            answer = ours.connection.receive_bytes()
             took_s.append(time.monotonic() - begin)
+        bots = json.loads(answer)
         alone: list[float] = []
         added: list[float] = []
         for _ in range(rounds):
