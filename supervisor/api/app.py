@@ -34,6 +34,7 @@ from supervisor.api import (
 from supervisor.engine.local import LocalEngine
 from supervisor.fleet import Fleet
 from supervisor.metrics import Metrics
+from supervisor.printed import Printed
 from supervisor.retention import Retention
 from supervisor.secrets import Secrets
 from supervisor.settings import Settings
@@ -150,7 +151,8 @@ async def open_fleet(
         zygote_idle_s=settings.zygote_idle_s,
         without_supervisor_s=settings.without_supervisor_s,
     )
-    follower = logs.Follower(engine.log_dir, out, limit_bytes=settings.log_limit_bytes)
+    printed = Printed(data / "run" / "printed.json")
+    follower = logs.Follower(engine.log_dir, out, limit_bytes=settings.log_limit_bytes, printed=printed.take())
     forget_log = functools.partial(follower.forget, delete=True)
     fleet = Fleet(
         engine=engine,
@@ -185,7 +187,9 @@ async def open_fleet(
         await engine.close(leave=leave())
         fleet.close()
         await asyncio.to_thread(follower.drain, DRAIN_S)
-        follower.close()
+        reached = follower.close()
+        if leave():
+            printed.keep(reached)
 
 
 async def reload(fleet: Fleet) -> None:

@@ -10,7 +10,7 @@ import logging
 import select
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,14 +47,23 @@ class Follower:
     again when it changes.
     """
 
-    def __init__(self, log_dir: Path, console: Console, *, limit_bytes: int = 10 * 1024 * 1024) -> None:
-        """Begins, in a thread. `limit_bytes`: what one log may take of the disk, more or less.
+    def __init__(
+        self,
+        log_dir: Path,
+        console: Console,
+        *,
+        limit_bytes: int = 10 * 1024 * 1024,
+        printed: Mapping[int, int] | None = None,
+    ) -> None:
+        """Begins, in a thread. `limit_bytes`: what one log may take of the disk, more or less. `printed`: how far the
+        logs are on the console already, as `close` of an earlier follower told it.
 
         Raises OSError when `log_dir` cannot be watched.
         """
         self._log_dir = log_dir
         self._console = console
         self._limit_bytes = limit_bytes
+        self._printed = dict(printed or {})
         self._transcripts: dict[int, Transcript] = {}
         self._unread: collections.OrderedDict[int, Transcript] = collections.OrderedDict()
         self._left: set[int] = set()
@@ -117,10 +126,14 @@ class Follower:
         self._inbox.post(functools.partial(self._drain, None))
         return False
 
-    def close(self) -> None:
-        """Ends the thread. What the console has not got by now stays in the logs."""
+    def close(self) -> Mapping[int, int]:
+        """Ends the thread. What the console has not got by now stays in the logs.
+
+        Returns how far it has got, by bot, of those that are followed.
+        """
         self._inbox.post(self._close)
         self._thread.join()
+        return {bot_id: transcript.position for bot_id, transcript in self._transcripts.items()}
 
     def _on_room(self) -> None:
         self._stalled = False
@@ -161,7 +174,7 @@ class Follower:
     def _follow(self, bot_id: int, offset: int, label: str | None) -> None:
         if bot_id not in self._transcripts:
             path = bounded.log_path(self._log_dir, bot_id)
-            self._transcripts[bot_id] = Transcript(path, offset, self._limit_bytes)
+            self._transcripts[bot_id] = Transcript(path, self._printed.pop(bot_id, offset), self._limit_bytes)
         name = f"bot-{bot_id}" if label is None else f"bot-{bot_id} {label}"
         self._transcripts[bot_id].begin(text.prefix_of(name))
         self._left.discard(bot_id)

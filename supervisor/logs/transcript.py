@@ -21,7 +21,8 @@ class Transcript:
         self.unread = False
         """`take` may have something to give."""
         self._path = path
-        self._position = position
+        self.position = position
+        """How far it was taken."""
         self._limit_bytes = limit_bytes
         self._log: bounded.LogFile | None = None
         self._prefix = b""
@@ -46,11 +47,11 @@ class Transcript:
                 self._log = bounded.LogFile(self._path, self._limit_bytes)
             except FileNotFoundError:
                 return 0
-        before = max(self._log.size, self._position)
+        before = max(self._log.size, self.position)
         self._log.look()
         if self._log.size < before:
             self._truncated = True
-            self._position = 0
+            self.position = 0
         self.unread = True
         return self._log.size - before
 
@@ -63,8 +64,8 @@ class Transcript:
         printed = self._catch_up(log)
         while len(printed) < length:
             stop = self._stop(log.size)
-            window = log.read(min(stop - self._position, lines.WINDOW_BYTES), self._position)
-            final = bool(self._ends) and self._position + len(window) == stop
+            window = log.read(min(stop - self.position, lines.WINDOW_BYTES), self.position)
+            final = bool(self._ends) and self.position + len(window) == stop
             taken = lines.cut(window, final=final)
             if not taken:
                 self.unread = False
@@ -74,7 +75,7 @@ class Transcript:
             line = window[:taken]
             torn = taken < len(window) and not line.endswith(b"\n")
             printed += text.prefixed(self._prefix, line + b" \\" if torn else line)
-            self._position += taken
+            self.position += taken
         return printed
 
     def close(self) -> None:
@@ -85,7 +86,7 @@ class Transcript:
 
     def _stop(self, size: int) -> int:
         """The end of the run that is being printed, as far as there is one."""
-        while self._ends and min(self._ends[0], size) <= self._position:
+        while self._ends and min(self._ends[0], size) <= self.position:
             self._ends.popleft()
         return min(self._ends[0], size) if self._ends else size
 
@@ -94,9 +95,9 @@ class Transcript:
         if self._truncated:
             self._truncated = False
             return text.prefixed(self._prefix, "… the log was truncated".encode())
-        if self._position >= log.start and log.size - self._position <= self._limit_bytes:
+        if self.position >= log.start and log.size - self.position <= self._limit_bytes:
             return b""
         near = max(log.start, log.size - _NEAR_BYTES)
         line_start = near + log.read(lines.LINE_BYTES, near).find(b"\n") + 1  # `near` itself when there is none
-        skipped, self._position = line_start - self._position, line_start
+        skipped, self.position = line_start - self.position, line_start
         return text.prefixed(self._prefix, f"… {skipped / 1e6:.1f} MB skipped".encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import sys
@@ -33,6 +34,13 @@ def tells() -> None:
         print(signal.Signals(signum).name, flush=True)
         if signum == signal.SIGTERM:
             return
+
+
+async def ticks() -> None:
+    """Prints numbers, a hundred a second."""
+    for n in itertools.count():
+        print(n, flush=True)
+        await asyncio.sleep(0.01)
 
 
 async def floods(*, line: str = "x" * 99, lines: int = 1_000_000_000) -> None:

@@ -171,6 +171,21 @@ def test_no_connection_is_refused(make_program: Make) -> None:
         assert copies(program, bot_id) == 1
 
 
+def test_each_line_is_on_the_console_once(make_program: Make) -> None:
+    program = make_program(kinds={"ticks": 'target = "obedient:ticks"'}, flags=SOON).start()
+    bot_id = program.start_bot("ticks")
+
+    def numbers() -> list[int]:
+        return [int(number) for number in re.findall(rf"^bot-{bot_id} \| (\d+)$", program.log(), re.M)]
+
+    wait_for(numbers)
+    replaced(program)
+    wait_for(lambda: len(numbers()) > 300)
+    replaced(program)
+    wait_for(lambda: len(numbers()) > 600)
+    assert numbers() == list(range(len(numbers())))
+
+
 def test_settings_of_the_first_start_hold(make_program: Make) -> None:
     """The token too, which was taken out of the environment; and what the file says by now."""
     program = make_program(flags=SOON, env={"BOT_SUPERVISOR_ADMIN_TOKEN": TOKEN}).start()

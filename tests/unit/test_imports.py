@@ -24,6 +24,7 @@ ROOMS = [
     ("supervisor.engine", "supervisor.store", "supervisor.logs", "supervisor.params", "supervisor.migrations"),
     (
         "supervisor.credentials",
+        "supervisor.printed",
         "supervisor.metrics",
         "supervisor.pulse",
         "supervisor.schedules",
