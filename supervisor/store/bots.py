@@ -94,7 +94,7 @@ def listed(db: SqliteDatabase, query: model.BotQuery, exclude: Collection[int]) 
     for key, value in query.labels.items():
         # Not json_extract: its path has no way to write every key.
         label = "EXISTS (SELECT 1 FROM json_each(labels) AS label WHERE label.key = ? AND label.value = ?)"
-        wanted &= SQL(label, (tables.storable(key), tables.storable(value)))
+        wanted &= SQL(label, (model.storable(key), model.storable(value)))
     return _values(db, wanted & _not_among(exclude), limit=query.limit + 1)
 
 
