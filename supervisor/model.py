@@ -402,6 +402,7 @@ class BotQuery:
     """Which bots to list: every condition that is given must hold. `after` is the bot_id before the page."""
 
     states: frozenset[State] = ACTIVE
+    bot_ids: frozenset[int] | None = None
     kind: str | None = None
     name: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)

@@ -234,3 +234,17 @@ async def test_what_cannot_be_started_is_undone_and_its_key_is_free(world: World
     made = await make()
     assert made == list(range(count + 1, 2 * count + 1))
     assert await make() == made
+
+
+async def test_a_known_key_gives_its_bots_as_they_are_now(world: World) -> None:
+    async def make(key: str) -> dict[int, int | None]:
+        new = NewBot(kind="any", params={}, restart=ONCE)
+        made = await world.fleet.create_many(new, 4, idempotency_key=key, wait=Wait.READY)
+        return {bot.bot_id: bot.pid for bot in made}
+
+    made = await make("k")
+    first, second, *others = made
+    await make("another")
+    await world.fleet.stop(first)
+    await world.fleet.delete(second)
+    assert await make("k") == {first: None, **{bot_id: made[bot_id] for bot_id in others}}
