@@ -168,6 +168,16 @@ async def test_a_reload_tells_what_has_changed(world: World) -> None:
     assert "there is no kind 'any'" in again.reason
 
 
+async def test_a_kind_that_was_used_is_the_same(world: World) -> None:
+    used = world.fleet.kinds()
+    world.now = {"any": settings.Kind(target="a:b")}
+    assert (await world.fleet.reload_kinds()).changed == []
+    assert world.fleet.kinds() == used
+    world.now = {"any": settings.Kind(target="a:b", restart=settings.Restart(max_restarts=9))}
+    assert (await world.fleet.reload_kinds()).changed == ["any"]
+    assert world.fleet.kind("any").restart.max_restarts == 9
+
+
 async def test_settings_that_are_refused_change_nothing(world: World) -> None:
     world.now = errors.SettingsRefused("kinds.toml: kinds.any.tagret: no such field")
     with pytest.raises(errors.NotReloaded, match="tagret"):
