@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import fcntl
 import os
 import socket
 from collections.abc import Iterable, Iterator, Sequence
@@ -116,7 +115,7 @@ def _of_secrets(ledger: Inspection, directory: Path) -> Iterator[Finding]:
 
 def _of_locks(ledger: Inspection, directory: Path) -> Iterator[Finding]:
     locks = _those_in(directory, "*.lock")
-    held = [path for path in locks if _is_locked(path)]
+    held = [path for path in locks if datadir.is_locked(path)]
     owned = [path for path in held if path.stem in map(str, ledger.open_runs)]
     alive = f"{len(owned)} bots of {len(ledger.open_runs)} with an open run live; the next supervisor takes them over"
     yield Finding(what="locks", told=alive if ledger.open_runs else f"{len(locks)}, none held")
@@ -143,15 +142,6 @@ def _size(paths: Iterable[Path]) -> str:
     """What the files take of the disk: the logs have holes."""
     size = sum(path.stat().st_blocks * 512 for path in paths)
     return f"{size / 2**20:.1f} MiB"
-
-
-def _is_locked(path: Path) -> bool:
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def _is_bound(path: Path) -> bool:

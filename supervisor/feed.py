@@ -72,7 +72,8 @@ async def entries(
                 yield entry
                 if entry.deleted and bot_id is not None:
                     return
-            if not found and not await news.wait(IDLE_S):
+            # A full page may not be all. What has come since it was read has told `news`.
+            if len(found) < PAGE and not await news.wait(IDLE_S):
                 yield None
     finally:
         unwatch()

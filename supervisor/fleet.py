@@ -219,9 +219,8 @@ class Fleet:
         """
         actors, earlier = await self._create(new, count, idempotency_key)
         if earlier:
-            there = await self.every(BotQuery(states=frozenset(State), after=earlier[0].bot_id - 1))
-            made_then = {bot.bot_id for bot in earlier}
-            return [view for view in there if view.bot_id in made_then]
+            made_then = frozenset(bot.bot_id for bot in earlier)
+            return await self.every(BotQuery(states=frozenset(State), bot_ids=made_then))
         shortages = [shortage for shortage in await asyncio.gather(*map(self._attempt, actors)) if shortage]
         if shortages:
             await self._undo(actors)
@@ -759,6 +758,7 @@ def _is_not_changing(actor: Actor) -> Callable[[], bool]:
 def _matches(bot: Bot, query: BotQuery) -> bool:
     return (
         bot.state in query.states
+        and (query.bot_ids is None or bot.bot_id in query.bot_ids)
         and query.kind in (None, bot.kind)
         and query.name in (None, bot.name)
         and query.labels.items() <= bot.labels.items()

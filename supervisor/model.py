@@ -23,6 +23,11 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
+def storable(text: str) -> str:
+    """The text with a backslash escape for each lone surrogate, which neither SQLite nor receivers of JSON take."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class State(enum.StrEnum):
     """What a bot is doing. Only `lifecycle.TABLE` says how one leads to another."""
 
@@ -397,6 +402,7 @@ class BotQuery:
     """Which bots to list: every condition that is given must hold. `after` is the bot_id before the page."""
 
     states: frozenset[State] = ACTIVE
+    bot_ids: frozenset[int] | None = None
     kind: str | None = None
     name: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)

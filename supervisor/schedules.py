@@ -6,21 +6,19 @@ time that a change of the clocks leaves out is made up for just after it, one th
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
 
+from supervisor import moments
 from supervisor.model import Overlap, Schedule
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def next_after(schedule: Schedule, after: int) -> int | None:
     """The first moment of the schedule that is later; None when there is none in the next fifty years."""
-    begin = (_EPOCH + timedelta(microseconds=after)).astimezone(ZoneInfo(schedule.timezone))
-    for moment in CronSim(schedule.cron, begin):
-        at = (moment.astimezone(UTC) - _EPOCH) // timedelta(microseconds=1)
+    begin = moments.utc(after).astimezone(ZoneInfo(schedule.timezone))
+    for time in CronSim(schedule.cron, begin):
+        at = moments.of(time)
         if at > after:
             return at
     return None

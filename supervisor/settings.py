@@ -7,6 +7,7 @@ every user of the machine.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import importlib.metadata
 import logging
@@ -200,12 +201,13 @@ class Kind(BaseModel):
             raise ValueError("params are those of a command; a target has its own")
         return self
 
-    @property
+    # Each start of a bot asks for these.
+    @functools.cached_property
     def restart_policy(self) -> model.RestartPolicy:
         """The policy of its bots, complete."""
         return self.restart.over(model.RestartPolicy())
 
-    @property
+    @functools.cached_property
     def default_limits(self) -> model.Limits:
         """The limits of its bots, complete."""
         return self.limits.over(model.Limits())

@@ -15,6 +15,22 @@ from benchmarks.peers import peer
 from benchmarks.peers.peer import Listed, Session
 
 
+class _Processes:
+    """The bots of a session by their numbers: nobody else keeps a list of them."""
+
+    def __init__(self) -> None:
+        self._pids: dict[int, int] = {}
+        self._next = 1
+
+    def _numbers(self, count: int) -> list[int]:
+        """The numbers of so many that are about to be made."""
+        self._next += count
+        return list(range(self._next - count, self._next))
+
+    def listing(self) -> list[Listed]:
+        return [Listed(number=number, pid=pid) for number, pid in self._pids.items()]
+
+
 class Fork:
     """A warm process that forks the same bot: see `benchmarks.floor`."""
 
@@ -38,26 +54,21 @@ class Fork:
                 bare.close()
 
 
-class _Forks:
+class _Forks(_Processes):
     def __init__(self, bare: floor.Floor, directory: Path) -> None:
+        super().__init__()
         self.root_pid = bare.pid
         self.first_lines = bare.first_lines
         self._bare = bare
         self._directory = directory
-        self._pids: dict[int, int] = {}
-        self._next = 1
 
     def start(self, count: int) -> list[int]:
-        numbers = list(range(self._next, self._next + count))
-        self._next += count
+        numbers = self._numbers(count)
         self._pids |= zip(numbers, self._bare.fork(count)[1], strict=True)
         return numbers
 
     def stop(self, numbers: Sequence[int]) -> None:
         self._bare.end(*(self._pids.pop(number) for number in numbers))
-
-    def listing(self) -> list[Listed]:
-        return [Listed(number=number, pid=pid) for number, pid in self._pids.items()]
 
     def log(self, number: int) -> Path:
         return self._directory / f"{number}.log"
@@ -93,18 +104,16 @@ class Spawn:
                 logs.first_lines.close()
 
 
-class _Spawned:
+class _Spawned(_Processes):
     def __init__(self, logs: peer.Logs) -> None:
+        super().__init__()
         self.root_pid = os.getpid()
         self.first_lines = logs.first_lines
         self.log = logs.log
         self.report = logs.report
-        self._pids: dict[int, int] = {}
-        self._next = 1
 
     def start(self, count: int) -> list[int]:
-        numbers = list(range(self._next, self._next + count))
-        self._next += count
+        numbers = self._numbers(count)
         for number in numbers:
             self._pids[number] = os.posix_spawn("/bin/sleep", ["sleep", "3600"], os.environ)
             self.log(number).write_text("0\n")
@@ -116,6 +125,3 @@ class _Spawned:
             os.kill(pid, signal.SIGKILL)
         for pid in pids:
             os.waitpid(pid, 0)
-
-    def listing(self) -> list[Listed]:
-        return [Listed(number=number, pid=pid) for number, pid in self._pids.items()]

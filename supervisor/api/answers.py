@@ -4,20 +4,16 @@ slotted dataclasses that pydantic serializes without validating them again.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, WithJsonSchema
 from starlette.responses import Response
 
-from supervisor import model, secrets
+from supervisor import model, moments, secrets
 
 T = TypeVar("T")
-
-_EPOCH = datetime(1970, 1, 1)
 
 Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 StillAliveOrTime = Annotated[
@@ -25,14 +21,8 @@ StillAliveOrTime = Annotated[
 ]
 
 
-@functools.lru_cache(maxsize=8192)  # The list of all bots shows the same ones again and again: a tenth of its time.
-def time(at: int) -> str:
-    """Microseconds since the epoch as RFC 3339 in UTC, always with six digits and Z."""
-    return (_EPOCH + timedelta(microseconds=at)).isoformat(timespec="microseconds") + "Z"
-
-
 def _time(at: int | None) -> str | None:
-    return None if at is None else time(at)
+    return None if at is None else moments.rfc3339(at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,7 +224,7 @@ def event(entry: model.Entry) -> Event:
     told = entry.event
     return Event(
         event_id=told.event_id,
-        at=time(told.at),
+        at=moments.rfc3339(told.at),
         bot_id=told.bot_id,
         run_id=told.run_id,
         kind=entry.kind,
@@ -248,7 +238,7 @@ def event(entry: model.Entry) -> Event:
 def _last_exit(last: model.LastExit | None) -> LastExit | None:
     if last is None:
         return None
-    return LastExit(exit_code=last.exit_code, signal=last.signal, cause=last.cause, at=time(last.at))
+    return LastExit(exit_code=last.exit_code, signal=last.signal, cause=last.cause, at=moments.rfc3339(last.at))
 
 
 def bot(view: model.BotView) -> Bot:
@@ -291,7 +281,7 @@ def run(run: model.Run) -> Run:
         kind=run.kind,
         params=secrets.shown(run.params),
         pid=run.identity.pid if run.identity else None,
-        started_at=time(run.started_at),
+        started_at=moments.rfc3339(run.started_at),
         ready_at=_time(run.ready_at),
         ended_at=_time(run.ended_at),
         exit_code=run.exit_code,
@@ -320,8 +310,8 @@ def crash(group: model.CrashGroup) -> Crash:
         # The stacks that may follow are with the run.
         detail=group.detail.partition("\n")[0],
         count=group.count,
-        first_at=time(group.first_at),
-        last_at=time(group.last_at),
+        first_at=moments.rfc3339(group.first_at),
+        last_at=moments.rfc3339(group.last_at),
         run_id=group.run_id,
         bot_id=group.bot_id,
     )
@@ -332,8 +322,8 @@ def past_run(run: model.Run) -> PastRun:
     number = run.params.get("start_number")
     return PastRun(
         start_number=number if isinstance(number, int) else None,
-        start=time(run.started_at),
-        end="still alive" if run.ended_at is None else time(run.ended_at),
+        start=moments.rfc3339(run.started_at),
+        end="still alive" if run.ended_at is None else moments.rfc3339(run.ended_at),
         bot_id=run.bot_id,
         run_id=run.run_id,
         kind=run.kind,

@@ -70,12 +70,16 @@ def said(data_dir: Path) -> tuple[int, str]:
 def holder(data_dir: Path) -> int | None:
     """The pid of the supervisor that works in the directory; None where none does. Changes nothing. Raises OSError."""
     try:
-        lock = (data_dir / LOCK).open("rb")
+        return said(data_dir)[0] if is_locked(data_dir / LOCK) else None
     except FileNotFoundError:
         return None
-    with lock:
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds this lock, the supervisor's or a bot's. Changes nothing. Raises OSError."""
+    with path.open("rb") as file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return said(data_dir)[0]
-    return None
+            return True
+    return False

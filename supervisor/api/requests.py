@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from signal import Signals
 from typing import Annotated, Any, Self
 
@@ -21,13 +21,11 @@ from pydantic import (
     model_validator,
 )
 
-from supervisor import model, settings
+from supervisor import model, moments, settings
 from supervisor.api import paging
 
 LARGEST = 2**53
 """The largest integer that every JSON parser keeps."""
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _printable(text: str) -> str:
@@ -222,8 +220,8 @@ class RunsOfBot(_Page):
             kind=self.kind,
             causes=frozenset(map(model.Cause, self.cause.split(","))) if self.cause else frozenset(),
             fingerprint=self.fingerprint,
-            since=_micros(self.since),
-            until=_micros(self.until),
+            since=_moment(self.since),
+            until=_moment(self.until),
             after=self.after,
             limit=self.limit,
         )
@@ -247,8 +245,8 @@ class Crashes(_Page):
     since: AwareDatetime | None = Field(default=None, description="the latest run failed then or later")
 
     def query(self) -> model.CrashQuery:
-        return model.CrashQuery(kind=self.kind, since=_micros(self.since), before=self.after or None, limit=self.limit)
+        return model.CrashQuery(kind=self.kind, since=_moment(self.since), before=self.after or None, limit=self.limit)
 
 
-def _micros(at: datetime | None) -> int | None:
-    return None if at is None else (at - _EPOCH) // timedelta(microseconds=1)
+def _moment(at: datetime | None) -> int | None:
+    return None if at is None else moments.of(at)

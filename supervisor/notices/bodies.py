@@ -9,14 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any
 
-from supervisor import logs
+from supervisor import logs, model, moments
 from supervisor.notices.notice import Notice
 from supervisor.webhooks import Format, Topic, Webhook
 
-_EPOCH = datetime(1970, 1, 1)
 _NAMED = 3
 _MAX_WORDS = 500
 """So that no message is too long for its receiver: Discord takes 2,000 characters, Telegram 4,096."""
@@ -60,31 +58,22 @@ def encoded(webhook: Webhook, notice: Notice) -> bytes:
 def _json(notice: Notice) -> dict[str, Any]:
     first = notice.first
     bots = [
-        {"bot_id": o.bot_id, "name": o.name, "reason": _storable(o.reason), "run_id": o.run_id}
+        {"bot_id": o.bot_id, "name": o.name, "reason": model.storable(o.reason), "run_id": o.run_id}
         for o in notice.shown.values()
     ]
     data = {
         "kind": first.kind,
         "cause": first.cause,
         "fingerprint": first.fingerprint,
-        "message": _storable(first.message),
+        "message": model.storable(first.message),
         "count": notice.count,
-        "first_at": _time(first.at),
-        "last_at": _time(notice.last_at),
+        "first_at": moments.rfc3339(first.at),
+        "last_at": moments.rfc3339(notice.last_at),
         "bot_count": len(notice.bot_ids),
         "bots": bots,
         "lost": notice.lost,
     }
-    return {"type": f"bot.{notice.topic}", "timestamp": _time(notice.last_at), "data": data}
-
-
-def _time(at: int) -> str:
-    return (_EPOCH + timedelta(microseconds=at)).isoformat(timespec="microseconds") + "Z"
-
-
-def _storable(words: str) -> str:
-    """Without lone surrogates, which receivers refuse."""
-    return words.encode("utf-8", "backslashreplace").decode()
+    return {"type": f"bot.{notice.topic}", "timestamp": moments.rfc3339(notice.last_at), "data": data}
 
 
 def parts(notice: Notice) -> Sequence[str | Words]:
@@ -148,5 +137,5 @@ def _units(words: str) -> int:
 
 def _shown(words: Words) -> str:
     """One line, not too long, and not empty, with nothing in it that cannot be seen."""
-    safe = logs.safe(_storable(words.text[:_MAX_WORDS]).encode()).decode().replace("\n", " ").strip()
+    safe = logs.safe(model.storable(words.text[:_MAX_WORDS]).encode()).decode().replace("\n", " ").strip()
     return f"{safe[: _MAX_WORDS - 1]}…" if len(safe) > _MAX_WORDS or len(words.text) > _MAX_WORDS else safe or "-"

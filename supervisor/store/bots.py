@@ -87,6 +87,8 @@ def of_key(db: SqliteDatabase, idempotency_key: str) -> list[model.Bot]:
 def listed(db: SqliteDatabase, query: model.BotQuery, exclude: Collection[int]) -> list[model.Bot]:
     """The bots of a page, and one more if there is one more."""
     wanted = _REMEMBERED & Bot.state.in_(list(query.states)) & (Bot.bot_id > query.after)
+    if query.bot_ids is not None:
+        wanted &= _among(query.bot_ids)
     if query.kind is not None:
         wanted &= Bot.kind == query.kind
     if query.name is not None:
@@ -94,15 +96,15 @@ def listed(db: SqliteDatabase, query: model.BotQuery, exclude: Collection[int]) 
     for key, value in query.labels.items():
         # Not json_extract: its path has no way to write every key.
         label = "EXISTS (SELECT 1 FROM json_each(labels) AS label WHERE label.key = ? AND label.value = ?)"
-        wanted &= SQL(label, (tables.storable(key), tables.storable(value)))
-    return _values(db, wanted & _not_among(exclude), limit=query.limit + 1)
+        wanted &= SQL(label, (model.storable(key), model.storable(value)))
+    return _values(db, wanted & ~_among(exclude), limit=query.limit + 1)
 
 
 def count(
     db: SqliteDatabase, states: Collection[model.State], exclude: Collection[int]
 ) -> dict[tuple[str, model.State], int]:
     """How many bots of each kind are in each of these states, where there are any."""
-    wanted = _REMEMBERED & Bot.state.in_(list(states)) & _not_among(exclude)
+    wanted = _REMEMBERED & Bot.state.in_(list(states)) & ~_among(exclude)
     rows = db.execute(Bot.select(Bot.kind, Bot.state, fn.COUNT(Bot.bot_id)).where(wanted).group_by(Bot.kind, Bot.state))
     return {(kind, model.State(state)): number for kind, state, number in rows}
 
@@ -112,9 +114,9 @@ def to_settle(db: SqliteDatabase) -> list[model.Bot]:
     return _values(db, _REMEMBERED & ((Bot.goal == model.Goal.UP) | Bot.state.in_(list(model.ACTIVE))))
 
 
-def _not_among(bot_ids: Collection[int]) -> Any:
+def _among(bot_ids: Collection[int]) -> Any:
     # One value, because a statement cannot have as many as there may be bots.
-    return SQL("bot_id NOT IN (SELECT value FROM json_each(?))", (json.dumps(list(bot_ids)),))
+    return SQL("bot_id IN (SELECT value FROM json_each(?))", (json.dumps(list(bot_ids)),))
 
 
 def _values(db: SqliteDatabase, condition: Any, *, limit: int | None = None) -> list[model.Bot]:

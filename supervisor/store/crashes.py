@@ -8,7 +8,6 @@ from typing import Any
 from peewee import SqliteDatabase
 
 from supervisor import model
-from supervisor.store.tables import storable
 
 # The index of fingerprints holds the runs that failed, and no others, in the order of the groups, and with their ids
 # all that is asked of each of them; two rows of each group are looked at.
@@ -38,7 +37,7 @@ _KINDS = """
 def page(db: SqliteDatabase, query: model.CrashQuery) -> model.Page[model.CrashGroup]:
     before = _LAST if query.before is None else query.before
     since = _FIRST if query.since is None else query.since
-    of_kind = [] if query.kind is None else [storable(query.kind)]
+    of_kind = [] if query.kind is None else [model.storable(query.kind)]
     sql = _GROUPS.format(of_kind="AND kind = ?" if of_kind else "")
     found = [_value(row) for row in db.execute_sql(sql, (*of_kind, before, since, query.limit + 1))]
     items = found[: query.limit]

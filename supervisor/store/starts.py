@@ -6,7 +6,7 @@ from peewee import SqliteDatabase
 
 from supervisor import errors, model
 from supervisor.store import tables
-from supervisor.store.tables import Start, storable
+from supervisor.store.tables import Start
 
 _TIDIED = 100
 """The most old starts that are deleted with a new one: a window that was shortened must not hold up the others."""
@@ -17,7 +17,7 @@ def take(db: SqliteDatabase, budget: model.Budget) -> None:
 
     Starts of later times, from before the clock was set back, count as well.
     """
-    now, key, per_us = model.now_us(), storable(budget.key), round(budget.per_s * 1e6)
+    now, key, per_us = model.now_us(), model.storable(budget.key), round(budget.per_s * 1e6)
     full = "SELECT at FROM start WHERE key = ? AND at > ? ORDER BY at DESC LIMIT 1 OFFSET ?"
     for (at,) in db.execute_sql(full, (key, now - per_us, budget.starts - 1)):
         reason = f"the start budget of {budget.key} is used up: {budget.starts} starts in {budget.per_s:.15g} s"

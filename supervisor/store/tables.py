@@ -17,17 +17,14 @@ from peewee import (
 )
 from playhouse.sqlite_ext import AutoIncrementField
 
-
-def storable(text: str) -> str:
-    """The text with a backslash escape for each lone surrogate, which SQLite cannot store."""
-    return text.encode("utf-8", "backslashreplace").decode()
+from supervisor import model
 
 
 class Text(TextField):
-    """Any `str`, as `storable` makes it."""
+    """Any `str`, as `model.storable` makes it."""
 
     def db_value(self, value: str | None) -> str | None:
-        return None if value is None else storable(value)
+        return None if value is None else model.storable(value)
 
 
 class Json(TextField):

@@ -109,6 +109,18 @@ def install(site: Path, name: str, entry_points: str) -> None:
     (directory / "entry_points.txt").write_text(entry_points)
 
 
+def test_what_a_kind_works_out_is_none_of_its_settings() -> None:
+    def make() -> settings.Kind:
+        return settings.Kind(target="a:b", restart=settings.Restart(factor=3), limits=settings.Limits(nice=5))
+
+    used, unused = make(), make()
+    assert used.restart_policy is used.restart_policy == model.RestartPolicy(factor=3)
+    assert used.default_limits is used.default_limits == model.Limits(nice=5)
+    assert used == unused
+    assert used.model_dump() == unused.model_dump()
+    assert used.model_dump_json() == unused.model_dump_json()
+
+
 def test_kinds_of_installed_distributions(site: Path, config: Path) -> None:
     chosen = settings.read({})
     install(site, "mybots", "[bot_supervisor.kinds]\necho = mybots.echo:main\ntrader = mybots:trade\nold = mybots:old")

@@ -36,7 +36,7 @@ ROOMS = [
     ("supervisor.webhooks", "supervisor.names"),
     ("supervisor.restart",),
     ("supervisor.lifecycle",),
-    ("supervisor.model", "supervisor.errors"),
+    ("supervisor.model", "supervisor.errors", "supervisor.moments"),
     ("supervisor.client",),
     ("botproc",),
 ]

@@ -168,6 +168,16 @@ async def test_a_reload_tells_what_has_changed(world: World) -> None:
     assert "there is no kind 'any'" in again.reason
 
 
+async def test_a_kind_that_was_used_is_the_same(world: World) -> None:
+    used = world.fleet.kinds()
+    world.now = {"any": settings.Kind(target="a:b")}
+    assert (await world.fleet.reload_kinds()).changed == []
+    assert world.fleet.kinds() == used
+    world.now = {"any": settings.Kind(target="a:b", restart=settings.Restart(max_restarts=9))}
+    assert (await world.fleet.reload_kinds()).changed == ["any"]
+    assert world.fleet.kind("any").restart.max_restarts == 9
+
+
 async def test_settings_that_are_refused_change_nothing(world: World) -> None:
     world.now = errors.SettingsRefused("kinds.toml: kinds.any.tagret: no such field")
     with pytest.raises(errors.NotReloaded, match="tagret"):
@@ -234,3 +244,17 @@ async def test_what_cannot_be_started_is_undone_and_its_key_is_free(world: World
     made = await make()
     assert made == list(range(count + 1, 2 * count + 1))
     assert await make() == made
+
+
+async def test_a_known_key_gives_its_bots_as_they_are_now(world: World) -> None:
+    async def make(key: str) -> dict[int, int | None]:
+        new = NewBot(kind="any", params={}, restart=ONCE)
+        made = await world.fleet.create_many(new, 4, idempotency_key=key, wait=Wait.READY)
+        return {bot.bot_id: bot.pid for bot in made}
+
+    made = await make("k")
+    first, second, *others = made
+    await make("another")
+    await world.fleet.stop(first)
+    await world.fleet.delete(second)
+    assert await make("k") == {first: None, **{bot_id: made[bot_id] for bot_id in others}}

@@ -275,6 +275,8 @@ async def test_bots_are_filtered_and_paged(ledger: Ledger) -> None:
     assert await found(labels={"team": "A"}) == []
     assert await found(kind="counter", limit=3) == ids[:4]
     assert await found(kind="counter", limit=3, after=ids[5]) == ids[6:]
+    assert await found(kind="counter", bot_ids=frozenset({*ids[3:6], 10_000})) == [ids[3], ids[5]]
+    assert await found(bot_ids=frozenset()) == []
     assert await found(kind="counter", exclude=ids[:7]) == ids[7:]
     assert await found(kind="counter", exclude=list(range(100_000))) == []
 

@@ -363,6 +363,7 @@ PAGES = [
     model.BotQuery(states=frozenset(State), after=10),
     model.BotQuery(states=frozenset({State.STOPPED, State.FAILED})),
     model.BotQuery(name="x", states=frozenset(State)),
+    model.BotQuery(bot_ids=frozenset(range(49_900, 50_000)), states=frozenset(State)),
     *(lambda db: runs.latest(db, 1), runs.still_open),
 ]
 

@@ -1,0 +1,70 @@
+"""The feed of events, from a real ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from supervisor import feed, model
+from supervisor.model import Goal, State
+from supervisor.store import Ledger
+from tests.ledgers import create_bot
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def reads(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> list[list[model.Entry]]:
+    """What each read of events has given."""
+    read, found = ledger.events_after, list[list[model.Entry]]()
+
+    async def noted(*args: Any, **how: Any) -> list[model.Entry]:
+        found.append(await read(*args, **how))
+        return found[-1]
+
+    monkeypatch.setattr(ledger, "events_after", noted)
+    return found
+
+
+async def write(ledger: Ledger, *moments: int) -> None:
+    """An event at each of these."""
+    bot, _ = await create_bot(ledger, model.NewBot(kind="counter", params={}))
+    for at in moments:
+        await ledger.record(bot.bot_id, None, State.RUNNING, Goal.UP, "ready", at)[1]
+
+
+@contextlib.asynccontextmanager
+async def following(ledger: Ledger) -> AsyncIterator[AsyncIterator[int | None]]:
+    """When each event was."""
+    async with contextlib.aclosing(feed.entries(ledger, since=0)) as entries:
+        yield (None if entry is None else entry.event.at async for entry in entries)
+
+
+async def test_the_ledger_is_read_when_there_is_news(ledger: Ledger, reads: list[list[model.Entry]]) -> None:
+    await write(ledger, 1, 2)
+    async with following(ledger) as told:
+        assert [await anext(told) for _ in range(2)] == [1, 2]
+        third = asyncio.ensure_future(anext(told))
+        await write(ledger, 3)
+        assert await third == 3
+    assert [len(read) for read in reads] == [2, 1]
+
+
+async def test_what_is_written_while_a_page_is_told_comes_next(ledger: Ledger) -> None:
+    await write(ledger, 1, 2)
+    async with following(ledger) as told:
+        assert await anext(told) == 1
+        await write(ledger, 3, 4)
+        assert [await anext(told) for _ in range(3)] == [2, 3, 4]
+
+
+async def test_behind_a_full_page_comes_another(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "PAGE", 2)
+    monkeypatch.setattr(feed, "IDLE_S", 0.1)
+    await write(ledger, 1, 2, 3, 4, 5)
+    async with following(ledger) as told:
+        assert [await anext(told) for _ in range(6)] == [1, 2, 3, 4, 5, None]
