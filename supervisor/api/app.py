@@ -243,6 +243,7 @@ async def serve(settings: Settings, reread: Callable[[], Settings]) -> socket.so
             # collector does now and then, holds up the loop for 50 ms.
             gc.collect()
             gc.freeze()
+            gc.set_threshold(20_000, 20, 20)
             http = server.Server(create_app(fleet, settings), max_connections=max_connections)
             fleet.metrics.connections.set_function(lambda: len(http.server_state.connections))
             serving = asyncio.create_task(http.serve(sockets=[sock]))

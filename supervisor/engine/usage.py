@@ -24,6 +24,7 @@ class Meter:
         self._identity = identity
         self._stat: int | None = None
         self._children: int | None = None
+        self._stays_open = False
 
     def read(self) -> Usage | None:
         """The usage now; None when the process is gone, or no descriptor is left to look at it."""
@@ -33,9 +34,12 @@ class Meter:
                 self.close()
                 self._stat = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
                 self._children = os.open(f"/proc/{pid}/task/{pid}/children", os.O_RDONLY)
+                # That saves time. Where descriptors are scarce, others need them more.
+                scarce = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+                self._stays_open = max(self._stat, self._children) <= scarce
             stat = os.pread(self._stat, 4096, 0)
             # proc_pid_stat(5), counted from field 3, as the name before may hold blanks and brackets.
-            values = stat[stat.rindex(b")") + 2 :].split()
+            values = stat[stat.rindex(b")") + 2 :].split(maxsplit=22)
             if int(values[19]) != self._identity.start_ticks:
                 return None
             threads = int(values[17])
@@ -48,8 +52,7 @@ class Meter:
         except OSError:
             self.close()
             return None
-        if max(self._stat, self._children) > resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2:
-            # They save time. Where descriptors are scarce, others need them more.
+        if not self._stays_open:
             self.close()
         return usage
 
