@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from email.utils import formatdate
+
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,7 +23,7 @@ DEFAULTS = {
 
 
 class Headers:
-    """Adds `DEFAULTS` to each answer."""
+    """Adds `DEFAULTS` and the date to each answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -32,6 +34,7 @@ class Headers:
                 headers = MutableHeaders(scope=message)
                 for name, value in DEFAULTS.items():
                     headers.setdefault(name, value)
+                headers.setdefault("Date", formatdate(usegmt=True))
             await send(message)
 
         await self.app(scope, receive, with_defaults)

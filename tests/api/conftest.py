@@ -32,7 +32,11 @@ class Api:
         self.client = httpx.Client(base_url=self.url, timeout=10)
 
     def _run(self) -> None:
-        asyncio.run(self.server.serve(sockets=[self._sock]))
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        await self.server.serve(sockets=[self._sock])
 
     def __enter__(self) -> Api:
         # The socket listens already: calls wait until it is served.
@@ -41,7 +45,7 @@ class Api:
 
     def __exit__(self, *exc_info: object) -> None:
         self.client.close()
-        self.server.stop()
+        self._loop.call_soon_threadsafe(self.server.stop)
         self._thread.join(10)
         assert not self._thread.is_alive()
 

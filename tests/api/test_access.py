@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hmac
+import time
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 from typing import cast
 
 import httpx
@@ -215,6 +217,7 @@ def test_headers(api: Api) -> None:
         assert headers["cross-origin-resource-policy"] == "same-origin"
         assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
         assert "server" not in headers
+        assert abs(parsedate_to_datetime(headers["date"]).timestamp() - time.time()) < 3
     policy = api.client.get("/apidocs").headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; script-src 'self';")
     assert "frame-ancestors 'none'" in policy
