@@ -240,7 +240,8 @@ async def serve(settings: Settings, reread: Callable[[], Settings]) -> socket.so
 
             loop.add_signal_handler(signal.SIGHUP, hang_up)
             # What the program is made of lives as long as it does. Looking through all of it for garbage, as the
-            # collector does now and then, holds up the loop for 50 ms.
+            # collector does now and then, holds up the loop for 50 ms. A list of 1,000 bots makes 10,000 objects, and
+            # none of them is garbage: with the usual threshold of 700 the collector took a tenth of each such answer.
             gc.collect()
             gc.freeze()
             gc.set_threshold(20_000, 20, 20)
