@@ -162,7 +162,7 @@ def rehearse() -> None:
     """
 
     async def nothing() -> None:
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.0001)
 
     for _ in range(REHEARSALS):
         asyncio.run(until_stopped(nothing, contract.Stopping(), 0.0))
