@@ -85,7 +85,9 @@ def beside_peers(
         except environment.Unavailable as why:
             versions[name] = f"left out, {why}"
         print(f"{name}: {versions[name]}", flush=True)
-    found = list(comparison.compare(installed, effort, names, say=lambda line: print(line, flush=True)))
+    found = comparison.compare(installed, effort, names, say=lambda line: print(line, flush=True))
+    print()
+    print(page.summary(found))
     print()
     print(page.tables(found))
     print()

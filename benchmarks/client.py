@@ -6,15 +6,20 @@ In the same run http.client took 130 and httpx 420.
 from __future__ import annotations
 
 import json
+import re
 import select
 import socket
 from typing import Any
+
+_NEXT = re.compile(rb'\r\nlink: <([^>]+)>; rel="next"', re.IGNORECASE)
 
 
 class Connection:
     """Sends and receives apart, so that many calls can be under way at once, each on a connection of its own."""
 
     def __init__(self, host: str, port: int) -> None:
+        self.next_page: str | None = None
+        """Where the list goes on that was received last; None where that was all of it."""
         self._host = f"{host}:{port}"
         self._socket = socket.create_connection((host, port), timeout=60)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -47,6 +52,8 @@ class Connection:
         length = next(
             (int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), 0
         )
+        following = _NEXT.search(head)
+        self.next_page = following[1].decode() if following else None
         parts = [body]
         length -= len(body)
         while length > 0:
@@ -61,6 +68,9 @@ class Connection:
         """Sends and receives."""
         self.send(method, path, body)
         return self.receive()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
 
     def close(self) -> None:
         self._socket.close()

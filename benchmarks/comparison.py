@@ -14,7 +14,7 @@ import signal
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -31,6 +31,7 @@ from benchmarks.peers.peer import Listed, NotMeasured, Peer, Session
 T = TypeVar("T")
 
 LIMIT_S = 180.0
+ALL_IN = "PSS of everything, divided by the bots"
 LOOKED_AT = 30
 """Of how many bots the memory is read for a median."""
 
@@ -46,10 +47,12 @@ class Effort:
     lists: int
     idle_s: float
     web_bots: int
+    limit_s: float = 120
+    """A peer that needs more for a measure is left out of its later rounds, and of those with more bots."""
 
 
-USUAL = Effort(rounds=5, fleets=(0, 100, 300), samples=10, lists=100, idle_s=10, web_bots=20)
-FULL = Effort(rounds=5, fleets=(0, 100, 300, 1000), samples=10, lists=100, idle_s=10, web_bots=20)
+USUAL = Effort(rounds=5, fleets=(0, 100, 300), samples=5, lists=100, idle_s=10, web_bots=20)
+FULL = Effort(rounds=5, fleets=(0, 100, 300, 1000), samples=5, lists=100, idle_s=10, web_bots=20)
 QUICK = Effort(rounds=1, fleets=(0, 3), samples=2, lists=5, idle_s=1, web_bots=2)
 
 
@@ -81,15 +84,36 @@ class Compared:
     def ratio(self) -> float | None:
         return statistics.median(self.ratios) if self.ratios else None
 
+    @property
+    def behind(self) -> bool:
+        """Whether theirs is better."""
+        return self.theirs > self.ours if self.what.more_is_better else self.theirs < self.ours
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failed:
-    """A measure that a peer has not come through, and why."""
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What is done once in each round: a measure of ours, and then of a peer's."""
 
     measure: str
     bots: int
     peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Step):
+    """One that a peer, or ours, has not come through, and why."""
+
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut(Step):
+    """One that is not done (again), since the peer has needed too much for it or for fewer bots."""
+
+    why: str
+
+
+Result = Compared | Failed | LeftOut
 
 
 def fleet(manager: Peer, effort: Effort, count: int) -> Found:
@@ -134,7 +158,7 @@ def fleet(manager: Peer, effort: Effort, count: int) -> Found:
             sizes = [psutil.Process(bot.pid).memory_full_info() for bot in bots[:LOOKED_AT]]
             note("USS of a bot", statistics.median(size.uss for size in sizes) / 1e6, "MB")
             note("PSS of a bot", statistics.median(size.pss for size in sizes) / 1e6, "MB")
-            note("PSS of everything, divided by the bots", _all_in_mb(session, bots), "MB")
+            note(ALL_IN, _all_in_mb(session, bots), "MB")
             managers = _managers(session)
             before, begin = _running_s(managers), time.monotonic()
             time.sleep(effort.idle_s)
@@ -164,7 +188,7 @@ def web(manager: Peer, effort: Effort, count: int) -> Found:
     return {
         what("start of one to its first line", "ms"): statistics.median(took) * 1000,
         what("USS of a bot", "MB"): uss / 1e6,
-        what("PSS of everything, divided by the bots", "MB"): all_in_mb,
+        what(ALL_IN, "MB"): all_in_mb,
     }
 
 
@@ -207,55 +231,102 @@ Measure = Callable[[Peer, Effort, int], Found]
 MEASURES: dict[str, Measure] = {measure.__name__: measure for measure in (fleet, web, flood)}
 
 
-def compare(
-    peers: Sequence[Peer], effort: Effort, chosen: Iterable[str], say: Callable[[str], None]
-) -> Iterator[Compared | Failed]:
-    """Each measure, in rounds. A peer that fails in one, or that we fail beside, is left out of its later rounds."""
+def compare(peers: Sequence[Peer], effort: Effort, chosen: Iterable[str], say: Callable[[str], None]) -> list[Result]:
+    """All measures in each round. A peer that fails in one, or that we fail beside, is left out of its later rounds."""
+    counts = {"fleet": effort.fleets, "web": (effort.web_bots,), "flood": (1,)}
+    steps = [Step(name, count, one.name) for name in chosen for count in counts[name] for one in peers]
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
-        counts = {"fleet": effort.fleets, "web": (effort.web_bots,), "flood": (1,)}
-        for name in chosen:
-            for count in counts[name]:
-                yield from _rounds(name, count, peers, effort, say)
+        return _rounds(steps, {one.name: one for one in peers}, effort, say)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def _rounds(
-    name: str, count: int, peers: Sequence[Peer], effort: Effort, say: Callable[[str], None]
-) -> Iterator[Compared | Failed]:
-    pairs: dict[tuple[str, What], list[tuple[float, float]]] = defaultdict(list)
+    steps: Sequence[Step], peers: Mapping[str, Peer], effort: Effort, say: Callable[[str], None]
+) -> list[Result]:
+    us = ours.Ours()
     ours_found: dict[What, list[float]] = defaultdict(list)
-    us, left = ours.Ours(), list(peers)
-    for number in range(effort.rounds):
-        for one in list(left):
-            begin = time.monotonic()
-            who = us.name
-            try:
-                ours_now = MEASURES[name](us, effort, count)
-                who = one.name
-                theirs_now = MEASURES[name](one, effort, count)
-            except NotMeasured:
-                left.remove(one)
-                continue
-            except (TimeoutError, RuntimeError, OSError, psutil.Error) as error:
-                left.remove(one)
-                yield Failed(measure=name, bots=count, peer=who, why=str(error) or repr(error))
-                continue
+    pairs: dict[tuple[What, str], list[tuple[float, float]]] = defaultdict(list)
+    out: dict[Step, Result | None] = {}
+    took_s: dict[Step, float] = {}
+    todo = [step for _ in range(effort.rounds) for step in steps]
+    while todo:
+        step = todo.pop(0)
+        measure, begin = MEASURES[step.measure], time.monotonic()
+        who = us.name
+        try:
+            ours_now = measure(us, effort, step.bots)
+            who, theirs_begin = step.peer, time.monotonic()
+            theirs_now = measure(peers[step.peer], effort, step.bots)
+        except NotMeasured:
+            out[step] = None
+        except Exception as error:  # What a peer does wrong can be anything, and is no reason to lose the others.
+            out[step] = Failed(step.measure, step.bots, who, str(error) or repr(error))
+            if who != us.name:
+                why = f"failed with {step.bots:,}"
+                out |= {other: _left_out(other, why) for other in larger(step, steps) if other not in took_s}
+        else:
             for what, value in ours_now.items():
                 ours_found[what].append(value)
                 if what in theirs_now:
-                    pairs[one.name, what].append((value, theirs_now[what]))
-            say(f"{name} {count}, round {number + 1}, {one.name}: {time.monotonic() - begin:.0f} s")
-    for (peer_name, what), values in pairs.items():
-        yield Compared(
-            what=what,
-            peer=peer_name,
-            ours=statistics.median(ours_found[what]),
-            theirs=statistics.median(theirs for _, theirs in values),
-            ratios=tuple(theirs / mine for mine, theirs in values if mine),
+                    pairs[what, step.peer].append((value, theirs_now[what]))
+            now = time.monotonic()
+            took_s[step] = now - begin
+            memory_mb = psutil.virtual_memory().available / 1e6
+            out |= too_much(step, steps, theirs_now, now - theirs_begin, limit_s=effort.limit_s, memory_mb=memory_mb)
+        todo = [later for later in todo if later not in out]
+        say(
+            f"{step.measure} {step.bots}, {step.peer}: {time.monotonic() - begin:.0f} s; "
+            f"{len(todo)} more, about {left_s(todo, took_s) / 60:.0f} min"
         )
+    compared = [
+        Compared(
+            what=what,
+            peer=name,
+            ours=statistics.median(values),
+            theirs=statistics.median(theirs for _, theirs in pairs[what, name]),
+            ratios=tuple(theirs / mine for mine, theirs in pairs[what, name] if mine),
+        )
+        for what, values in ours_found.items()
+        for name in peers
+        if (what, name) in pairs
+    ]
+    return [*compared, *(found for found in out.values() if found is not None)]
+
+
+def larger(step: Step, steps: Iterable[Step]) -> list[Step]:
+    """The same measure and peer with more bots."""
+    return [
+        other for other in steps if (other.measure, other.peer) == (step.measure, step.peer) and other.bots > step.bots
+    ]
+
+
+def too_much(
+    step: Step, steps: Iterable[Step], found: Found, took_s: float, *, limit_s: float, memory_mb: float
+) -> dict[Step, LeftOut]:
+    """What is to be left out from now on, by what the peer has needed for a step."""
+    if took_s > limit_s:
+        why = f"more than {limit_s:g} s for {step.bots:,}"
+        return {other: _left_out(other, why) for other in (step, *larger(step, steps))}
+    each_mb = sum(value for what, value in found.items() if what.name == ALL_IN)
+    return {
+        other: _left_out(other, f"more than the memory there is: {each_mb * other.bots / 1000:.0f} GB")
+        for other in larger(step, steps)
+        # Some is for those who measure, and for what else the machine does.
+        if each_mb * other.bots > 0.8 * memory_mb
+    }
+
+
+def _left_out(step: Step, why: str) -> LeftOut:
+    return LeftOut(step.measure, step.bots, step.peer, why)
+
+
+def left_s(todo: Iterable[Step], took_s: Mapping[Step, float]) -> float:
+    """Each step takes what it took last time; what was not done yet, what the longest took."""
+    longest_s = max(took_s.values(), default=0.0)
+    return sum(took_s.get(step, longest_s) for step in todo)
 
 
 def start(session: Session, count: int) -> tuple[float, list[int], float]:
@@ -380,8 +451,8 @@ def _all_in_mb(session: Session, bots: Sequence[Listed]) -> float:
 
 
 def _samples(count: int, sample: Callable[[], T]) -> list[T]:
-    """So many samples, but at least two, and no more after a quarter of a minute."""
-    deadline = time.monotonic() + 15
+    """So many samples, but at least two, and no more after some seconds."""
+    deadline = time.monotonic() + 8
     samples = [sample(), sample()]
     while len(samples) < count and time.monotonic() < deadline:
         samples.append(sample())

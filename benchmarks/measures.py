@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import psutil
@@ -282,6 +283,45 @@ def growth(effort: Effort) -> list[Row]:
     ]
 
 
+def ledger(effort: Effort) -> list[Row]:
+    """How many starts a second are in the ledger when they are answered, and how many share a transaction. The floor is
+    SQLite alone, with a small INSERT in each transaction, in the same directory."""
+    ours_per_s: list[float] = []
+    floor_per_s: list[float] = []
+    shared: list[float] = []
+    with program.running() as ours:
+        for _ in range(effort.rounds):
+            before, begin = ours.transactions(), time.monotonic()
+            bot_ids = ours.ask_many(effort.fleet)
+            ours_per_s.append(effort.fleet / (time.monotonic() - begin))
+            shared.append(effort.fleet / (ours.transactions() - before))
+            ours.stop(bot_ids)
+            floor_per_s.append(_transactions_per_s(ours.ledger.with_name("floor.sqlite3"), effort.fleet))
+    return [
+        Row(
+            measure="ledger",
+            what=f"durable starts a second, {program.PARALLEL} asked for at a time, beside transactions",
+            unit="/s",
+            ours=statistics.median(ours_per_s),
+            floor=statistics.median(floor_per_s),
+            ratios=tuple(a / b for a, b in zip(ours_per_s, floor_per_s, strict=True)),
+        ),
+        Row(measure="ledger", what="starts to a transaction", unit="", ours=statistics.median(shared)),
+    ]
+
+
+def _transactions_per_s(path: Path, count: int) -> float:
+    """Of one small INSERT each, durable as the ledger's are."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode = wal")
+        db.execute("PRAGMA synchronous = full")
+        db.execute("CREATE TABLE IF NOT EXISTS start (id INTEGER PRIMARY KEY, at INTEGER NOT NULL)")
+        begin = time.monotonic()
+        for _ in range(count):
+            db.execute("INSERT INTO start (at) VALUES (?)", (time.time_ns(),))
+        return count / (time.monotonic() - begin)
+
+
 def stop(effort: Effort) -> list[Row]:
     """POST /stop to its answer: the process is gone, and the ledger has it."""
     took_s: list[float] = []
@@ -471,7 +511,22 @@ def _longest_wait_s(ours: Ours, over: threading.Event) -> float:
 
 MEASURES: dict[str, Measure] = {
     measure.__name__: measure
-    for measure in (start, crowd, burst, uss, listing, idle, growth, stop, end, restart, web_stack, cycles, watched)
+    for measure in (
+        start,
+        crowd,
+        burst,
+        uss,
+        listing,
+        idle,
+        growth,
+        ledger,
+        stop,
+        end,
+        restart,
+        web_stack,
+        cycles,
+        watched,
+    )
 }
 
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.comparison import Compared, Failed, What
-from benchmarks.peers.known import PEERS
+from benchmarks import targets
+from benchmarks.comparison import ALL_IN, Compared, Failed, LeftOut, Result, What
+from benchmarks.peers.known import FLOORS, PEERS
 
 TITLES = {
     "fleet": "Light bots",
@@ -19,7 +20,7 @@ TITLES = {
     "flood": "A bot that prints as fast as it can for five seconds",
 }
 
-PICTURES = ("start of one to its first line", "PSS of everything, divided by the bots", "listing, p50")
+PICTURES = ("start of one to its first line", ALL_IN, "listing, p50")
 """Of these, with the largest fleet, a picture is drawn."""
 
 HEAD = """# Benchmarks
@@ -37,33 +38,67 @@ Each is driven by its own interface, in the fastest way that it has, with its ow
 restart, which is none where that can be set. supervisord and s6 have their bots declared beforehand; the others,
 ours too, are told of a bot when it starts. s6's bots write their logs by themselves. `homemade` is what people write at
 home: FastAPI, and `multiprocessing` with spawn. `fork` and `posix_spawn` are floors: a warm process that forks the same
-bot, and `sleep` spawned, with nobody to manage either.
+bot, and `sleep` spawned, with nobody to manage either. One that needs too long for a measure is left out of its later
+rounds and of those with more bots, and so is one whose bots would not have room in the memory.
 """
 
 
-def tables(results: Sequence[Compared | Failed]) -> str:
+def summary(results: Sequence[Result]) -> str:
+    """In Markdown: the targets and what was reached, and where a peer is better."""
+    lines = ["| target | limit | measured | met |", "|---|---|---|---|"]
+    for one in targets.reached(results):
+        sign = "≥" if one.target.at_least else "≤"
+        limit = f"{sign} {one.target.limit:g} {one.unit}".rstrip()
+        lines.append(f"| {one.target} | {limit} | {_number(one.value, one.unit)} | {'yes' if one.met else '**no**'} |")
+    parts = ["## Targets", "\n".join(lines)] if len(lines) > 2 else []
+    parts += ["## Behind a peer", behind(results) or "Nowhere."]
+    return "\n\n".join(parts)
+
+
+def behind(results: Sequence[Result]) -> str:
+    """Each row in which peers are better than ours, and by how much. The floors manage nothing, and are no peers."""
+    better: dict[What, list[Compared]] = {}
+    for result in results:
+        if isinstance(result, Compared) and result.behind and result.peer not in FLOORS:
+            better.setdefault(result.what, []).append(result)
+    return "\n".join(
+        f"* {_title(what.measure, what.bots)}: {what.name}: ours {_number(rows[0].ours, what.unit)}, "
+        + ", ".join(f"{row.peer} {_cell(row)}" for row in rows)
+        for what, rows in better.items()
+    )
+
+
+def tables(results: Sequence[Result]) -> str:
     """All of it in Markdown: a table for each measure and number of bots, with a column for each peer."""
     parts: list[str] = []
     for measure, bots in dict.fromkeys(_place(result) for result in results):
         some = [result for result in results if _place(result) == (measure, bots)]
-        title = TITLES[measure]
-        if measure == "fleet":
-            title += f", {bots} of them" if bots else ", with no other running"
         compared = [result for result in some if isinstance(result, Compared)]
-        peers = [name for name in PEERS if any(result.peer == name for result in compared)]
+        left_out = {result.peer: result.why for result in some if isinstance(result, LeftOut)}
+        measured = {result.peer for result in compared}
+        peers = [name for name in PEERS if name in measured or name in left_out]
         lines = ["| | ours | " + " | ".join(peers) + " |", "|---|" + "---|" * (len(peers) + 1)]
         for what in dict.fromkeys(result.what for result in compared):
             found = {result.peer: result for result in compared if result.what == what}
             ours = next(iter(found.values())).ours
-            cells = [_cell(found[name]) if name in found else "" for name in peers]
+            cells = [
+                _cell(found[name]) if name in found else "" if name in measured else left_out[name] for name in peers
+            ]
             better = " (more is better)" if what.more_is_better else ""
-            lines.append(" | ".join([f"| {what.name}{better}", _value(ours, what), *cells]) + " |")
+            lines.append(" | ".join([f"| {what.name}{better}", _number(ours, what.unit), *cells]) + " |")
         failed = [f"* {result.peer}: {result.why}" for result in some if isinstance(result, Failed)]
-        parts += [f"## {title}", "\n".join(lines) if compared else "", "\n".join(failed)]
+        failed += [f"* {name}: {why}, left out of later rounds" for name, why in left_out.items() if name in measured]
+        parts += [f"## {_title(measure, bots)}", "\n".join(lines) if compared else "", "\n".join(failed)]
     return "\n\n".join(part for part in parts if part)
 
 
-def _place(result: Compared | Failed) -> tuple[str, int]:
+def _title(measure: str, bots: int) -> str:
+    if measure != "fleet":
+        return TITLES[measure]
+    return TITLES[measure] + (f", {bots} of them" if bots else ", with no other running")
+
+
+def _place(result: Result) -> tuple[str, int]:
     return (result.what.measure, result.what.bots) if isinstance(result, Compared) else (result.measure, result.bots)
 
 
@@ -71,16 +106,16 @@ def _cell(result: Compared) -> str:
     ratio = (
         "" if result.ratio is None else f" ({result.ratio:.2g} x)" if result.ratio < 100 else f" ({result.ratio:.0f} x)"
     )
-    return _value(result.theirs, result.what) + ratio
+    return _number(result.theirs, result.what.unit) + ratio
 
 
-def _value(value: float, what: What) -> str:
+def _number(value: float, unit: str) -> str:
     digits = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-    return f"{digits} {what.unit}".rstrip()
+    return f"{digits} {unit}".rstrip()
 
 
 def write_json(
-    directory: Path, results: Sequence[Compared | Failed], facts: Mapping[str, Any], versions: Mapping[str, str]
+    directory: Path, results: Sequence[Result], facts: Mapping[str, Any], versions: Mapping[str, str]
 ) -> Path:
     """Writes all of it to a file named after the time; its path."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -94,7 +129,7 @@ def write_json(
 
 
 def write_docs(
-    directory: Path, results: Sequence[Compared | Failed], facts: Mapping[str, Any], versions: Mapping[str, str]
+    directory: Path, results: Sequence[Result], facts: Mapping[str, Any], versions: Mapping[str, str]
 ) -> Path:
     """Writes `benchmarks.md` and its pictures; the page's path."""
     pictures = ""
@@ -113,7 +148,7 @@ def write_docs(
     machine = ", ".join(f"{name} {value}" for name, value in facts.items())
     there = "\n".join(f"* {name}: {version}" for name, version in versions.items())
     page = directory / "benchmarks.md"
-    page.write_text(f"{HEAD}{pictures}\n{tables(results)}\n\n## Where\n\n{machine}\n\n{there}\n")
+    page.write_text(f"{HEAD}\n{summary(results)}\n{pictures}\n{tables(results)}\n\n## Where\n\n{machine}\n\n{there}\n")
     return page
 
 

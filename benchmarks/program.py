@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import selectors
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +16,7 @@ from benchmarks.lines import FirstLines
 from tests.program import Program
 
 PARALLEL = 50
-"""Calls under way at once where a measure only prepares or tidies up."""
+"""Calls under way at once where there are many to make."""
 
 
 class Ours:
@@ -61,7 +63,7 @@ class Ours:
 
     def ask_many(self, count: int, **fields: Any) -> list[int]:
         """The same without waiting for lines: the bots' ids, once each is answered."""
-        answers = self._calls([("POST", "/start", {"kind": self._kind, **fields})] * count)
+        answers = self.calls([("POST", "/start", {"kind": self._kind, **fields})] * count)
         return [answer["bot_id"] for answer in answers]
 
     def burst(self, count: int) -> tuple[float, list[int]]:
@@ -75,7 +77,7 @@ class Ours:
 
     def stop(self, bot_ids: Sequence[int]) -> None:
         """Stops bots; all that they had is gone when this returns."""
-        self._calls([("POST", f"/stop/{bot_id}", None) for bot_id in bot_ids])
+        self.calls([("POST", f"/stop/{bot_id}", None) for bot_id in bot_ids])
 
     def bot(self, bot_id: int) -> dict[str, Any]:
         bot: dict[str, Any] = self.connection.call("GET", f"/bots/{bot_id}")
@@ -123,15 +125,37 @@ class Ours:
             connection.close()
         self.first_lines.close()
 
-    def _calls(self, calls: Sequence[tuple[str, str, Any]]) -> list[Any]:
-        answers: list[Any] = []
-        for first in range(0, len(calls), PARALLEL):
-            some = calls[first : first + PARALLEL]
-            busy = self.connections(len(some))
-            for connection, (method, path, body) in zip(busy, some, strict=True):
-                connection.send(method, path, body)
-            answers += [connection.receive() for connection in busy]
-        return answers
+    def calls(self, calls: Sequence[tuple[str, str, Any]]) -> list[Any]:
+        """The answers, in the order of the calls. A connection that has its answer makes the next call at once."""
+        answers: dict[int, Any] = {}
+        waiting = iter(enumerate(calls))
+        with selectors.DefaultSelector() as selector:
+
+            def send_next(connection: Connection) -> None:
+                number, call = next(waiting, (0, None))
+                if call is not None:
+                    connection.send(*call)
+                    selector.register(connection, selectors.EVENT_READ, (number, connection))
+
+            for connection in self.connections(min(PARALLEL, len(calls))):
+                send_next(connection)
+            while len(answers) < len(calls):
+                for key, _ in selector.select():
+                    number, connection = key.data
+                    selector.unregister(connection)
+                    answers[number] = connection.receive()
+                    send_next(connection)
+        return [answers[number] for number in range(len(calls))]
+
+    def transactions(self) -> int:
+        """How many the ledger has made."""
+        connection = self.connection
+        connection.send("GET", "/metrics")
+        found = re.search(
+            rb"^bot_supervisor_ledger_commit_seconds_count (\S+)$", connection.receive_bytes(), re.MULTILINE
+        )
+        assert found is not None
+        return int(float(found[1]))
 
 
 @contextlib.contextmanager

@@ -5,6 +5,9 @@ from __future__ import annotations
 from benchmarks.peers import circus, floors, homemade, pm2, s6, supervisord
 from benchmarks.peers.peer import Peer
 
+FLOORS: dict[str, Peer] = {floor.name: floor for floor in (floors.Fork(), floors.Spawn())}
+"""Those that manage nothing."""
+
 PEERS: dict[str, Peer] = {
     peer.name: peer
     for peer in (
@@ -13,7 +16,5 @@ PEERS: dict[str, Peer] = {
         pm2.PM2(),
         s6.S6(),
         homemade.Homemade(),
-        floors.Fork(),
-        floors.Spawn(),
     )
-}
+} | FLOORS

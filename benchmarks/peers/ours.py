@@ -11,6 +11,9 @@ import supervisor
 from benchmarks import program, web
 from benchmarks.peers.peer import Listed, Session
 
+MOST = 1000
+"""Of bots in one call: see `supervisor.api.requests`."""
+
 KINDS = {
     "light": ("counter", ""),
     "web": ("web", web.KIND),
@@ -34,7 +37,7 @@ class Ours:
     def running(self, kind: str, capacity: int) -> Iterator[Session]:
         name, config = KINDS[kind]
         with program.running(name, config) as ours:
-            yield _Running(ours, kind)
+            yield _Running(ours, name)
 
 
 class _Running:
@@ -43,21 +46,42 @@ class _Running:
         self.first_lines = ours.first_lines
         self._ours = ours
         self._directory = ours.ledger.parent
+        self._started: set[int] = set()
         restart = {"policy": "always", "delay_s": 0.0, "max_restarts": 1_000_000}
-        self._fields: dict[str, Any] = {"restart": restart}
+        self._fields: dict[str, Any] = {"kind": kind, "restart": restart}
         if kind == "flood":
             self._fields["params"] = {"report": str(self.report(0))}
 
     def start(self, count: int) -> list[int]:
-        return self._ours.ask_many(count, **self._fields)
+        connection = self._ours.connection
+        if count == 1:
+            bots = [connection.call("POST", "/start", self._fields)]
+        else:
+            bots = []
+            for first in range(0, count, MOST):
+                many = {"count": min(MOST, count - first), **self._fields}
+                bots += connection.call("POST", "/bots/batch", many)["bots"]
+        numbers = [bot["bot_id"] for bot in bots]
+        self._started.update(numbers)
+        return numbers
 
     def stop(self, numbers: Sequence[int]) -> None:
-        self._ours.stop(numbers)
+        if len(numbers) > 1 and self._started == set(numbers):
+            self._ours.connection.call("POST", "/bots/stop?all=true")
+        else:
+            self._ours.stop(numbers)
+        self._started.difference_update(numbers)
 
     def listing(self) -> list[Listed]:
+        connection = self._ours.connection
+        page: str | None = "/bots?limit=1000"
+        bots: list[dict[str, Any]] = []
+        while page:
+            bots += connection.call("GET", page)
+            page = connection.next_page
         return [
             Listed(number=bot["bot_id"], pid=bot["pid"], cpu_percent=bot["cpu_percent"], rss_bytes=bot["rss_bytes"])
-            for bot in self._ours.connection.call("GET", "/bots?limit=1000")
+            for bot in bots
             if bot["pid"]
         ]
 

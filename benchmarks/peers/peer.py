@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 
 import psutil
 
-from benchmarks.lines import FirstLines
+from benchmarks import lines
 from benchmarks.peers.environment import ROOT, VARIABLES
 
 LIMIT_S = 60.0
@@ -39,7 +40,7 @@ class Session(Protocol):
     """A manager that runs, with no bots at first. Bots have numbers, and a number's log is `<number>.log`."""
 
     @property
-    def first_lines(self) -> FirstLines: ...
+    def first_lines(self) -> lines.FirstLines: ...
 
     @property
     def root_pid(self) -> int:
@@ -127,7 +128,7 @@ class Logs:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.first_lines = FirstLines(directory)
+        self.first_lines = lines.FirstLines(directory)
 
     def log(self, number: int) -> Path:
         return self.directory / f"{number}.log"
@@ -150,10 +151,13 @@ class Client:
         )
 
     def ask(self, verb: str, **fields: Any) -> Any:
-        """Raises RuntimeError with what went wrong."""
+        """Raises RuntimeError with what went wrong, TimeoutError."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps({"verb": verb, **fields}) + "\n")
+        if not select.select([self._process.stdout], [], [], lines.LIMIT_S)[0]:
+            self._process.kill()
+            raise TimeoutError(f"{verb} was not answered within {lines.LIMIT_S:g} s")
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"the client has ended with {self._process.wait()}")

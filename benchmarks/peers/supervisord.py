@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import lines
 from benchmarks.peers import environment, peer
 from benchmarks.peers.peer import Listed, Session
 
@@ -161,4 +162,5 @@ class _Connection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(lines.LIMIT_S)
         self.sock.connect(self._address)
