@@ -1,4 +1,4 @@
-"""Us beside those who do the same: each measure in rounds, and in each round ours right before each of theirs.
+"""Us beside those who do the same: each measure in rounds, and in each round ours and then each of theirs.
 
 A measure runs a manager, asks it over its own interface, and looks at the kernel for what came of it: a bot has started
 when its first line is in its log, and is gone when its process is. Only one manager runs at a time.
@@ -47,12 +47,12 @@ class Effort:
     lists: int
     idle_s: float
     web_bots: int
-    limit_s: float = 120
+    limit_s: float = 90
     """A peer that needs more for a measure is left out of its later rounds, and of those with more bots."""
 
 
-USUAL = Effort(rounds=5, fleets=(0, 100, 300), samples=5, lists=100, idle_s=10, web_bots=20)
-FULL = Effort(rounds=5, fleets=(0, 100, 300, 1000), samples=5, lists=100, idle_s=10, web_bots=20)
+USUAL = Effort(rounds=5, fleets=(0, 100, 300), samples=5, lists=100, idle_s=10, web_bots=10)
+FULL = Effort(rounds=5, fleets=(0, 100, 300, 1000), samples=5, lists=100, idle_s=10, web_bots=10)
 QUICK = Effort(rounds=1, fleets=(0, 3), samples=2, lists=5, idle_s=1, web_bots=2)
 
 
@@ -232,7 +232,10 @@ MEASURES: dict[str, Measure] = {measure.__name__: measure for measure in (fleet,
 
 
 def compare(peers: Sequence[Peer], effort: Effort, chosen: Iterable[str], say: Callable[[str], None]) -> list[Result]:
-    """All measures in each round. A peer that fails in one, or that we fail beside, is left out of its later rounds."""
+    """All measures in each round. A peer that fails in one, or that we fail beside, is left out of its later rounds.
+
+    Ctrl-C ends it early, with what was measured by then.
+    """
     counts = {"fleet": effort.fleets, "web": (effort.web_bots,), "flood": (1,)}
     steps = [Step(name, count, one.name) for name in chosen for count in counts[name] for one in peers]
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -251,15 +254,24 @@ def _rounds(
     pairs: dict[tuple[What, str], list[tuple[float, float]]] = defaultdict(list)
     out: dict[Step, Result | None] = {}
     took_s: dict[Step, float] = {}
-    todo = [step for _ in range(effort.rounds) for step in steps]
+    todo = [(number, step) for number in range(effort.rounds) for step in steps]
+    now_ours: tuple[int, str, int] | None = None
+    ours_now: Found = {}
     while todo:
-        step = todo.pop(0)
+        number, step = todo.pop(0)
         measure, begin = MEASURES[step.measure], time.monotonic()
         who = us.name
         try:
-            ours_now = measure(us, effort, step.bots)
+            if now_ours != (now_ours := (number, step.measure, step.bots)):
+                ours_now = {}
+                ours_now = measure(us, effort, step.bots)
+                for what, value in ours_now.items():
+                    ours_found[what].append(value)
             who, theirs_begin = step.peer, time.monotonic()
             theirs_now = measure(peers[step.peer], effort, step.bots)
+        except KeyboardInterrupt:
+            say("interrupted: this is what was measured until now")
+            break
         except NotMeasured:
             out[step] = None
         except Exception as error:  # What a peer does wrong can be anything, and is no reason to lose the others.
@@ -269,17 +281,16 @@ def _rounds(
                 out |= {other: _left_out(other, why) for other in larger(step, steps) if other not in took_s}
         else:
             for what, value in ours_now.items():
-                ours_found[what].append(value)
                 if what in theirs_now:
                     pairs[what, step.peer].append((value, theirs_now[what]))
             now = time.monotonic()
             took_s[step] = now - begin
             memory_mb = psutil.virtual_memory().available / 1e6
             out |= too_much(step, steps, theirs_now, now - theirs_begin, limit_s=effort.limit_s, memory_mb=memory_mb)
-        todo = [later for later in todo if later not in out]
+        todo = [later for later in todo if later[1] not in out]
         say(
             f"{step.measure} {step.bots}, {step.peer}: {time.monotonic() - begin:.0f} s; "
-            f"{len(todo)} more, about {left_s(todo, took_s) / 60:.0f} min"
+            f"{len(todo)} more, about {left_s((later for _, later in todo), took_s) / 60:.0f} min"
         )
     compared = [
         Compared(

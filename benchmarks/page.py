@@ -29,7 +29,7 @@ Us beside those who do the same, on the same machine, with the same bot, in the 
 `python -m benchmarks --peers --write-docs`; `python -m benchmarks.peers install` installs the others, each into an
 environment of its own.
 
-Each number is the median of the rounds. In a round ours runs right before each of the others, and in brackets is the
+Each number is the median of the rounds. In a round ours runs first and then each of the others, and in brackets is the
 median of what they took divided by what we took in the same round: 3 x is three times as much as ours. Only one of them
 runs at a time. A bot has started when its first line is in its log, and is gone when its process is; both are seen in
 the kernel (inotify, pidfd), not in an answer.

@@ -191,7 +191,7 @@ def test_a_round_is_all_measures_and_who_fails_or_is_slow_does_not_come_again(mo
     found = comparison.compare(some, effort, ["fleet"], said.append)
     first = ["fork 1", "s6 1", "fork 2", "s6 2", "fork 3"]
     assert [f"{name} {bots}" for name, bots in done if name != "ours"] == [*first, "fork 1", "s6 1", "fork 2", "fork 3"]
-    assert done[0::2] == [("ours", bots) for _, bots in done[1::2]]
+    assert [bots for name, bots in done if name == "ours"] == [1, 2, 3, 1, 2, 3]
     assert [result for result in found if not isinstance(result, Compared)] == [
         Failed("fleet", 2, "s6", "it had enough"),
         LeftOut("fleet", 3, "s6", "failed with 2"),
@@ -202,6 +202,24 @@ def test_a_round_is_all_measures_and_who_fails_or_is_slow_does_not_come_again(mo
     done.clear()
     comparison.compare(some, dataclasses.replace(effort, limit_s=-1), ["fleet"], said.append)
     assert [f"{name} {bots}" for name, bots in done if name != "ours"] == ["fork 1", "s6 1"]
+
+
+def test_what_was_measured_when_it_was_interrupted_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    def flood(manager: peer.Peer, effort: comparison.Effort, bots: int) -> Found:
+        done.append(manager.name)
+        if len(done) == 4:
+            raise KeyboardInterrupt
+        return {What(measure="flood", bots=bots, name="n", unit="s"): float(len(done))}
+
+    monkeypatch.setitem(comparison.MEASURES, "flood", flood)
+    effort = dataclasses.replace(comparison.QUICK, rounds=9)
+    said: list[str] = []
+    [result] = comparison.compare([known.PEERS["fork"]], effort, ["flood"], said.append)
+    assert isinstance(result, Compared)
+    assert (result.ours, result.theirs, result.ratios) == (2.0, 2.0, (2.0,))
+    assert "interrupted" in said[-1]
 
 
 def test_what_is_left_takes_what_it_took_and_what_is_new_what_the_longest_took() -> None:
