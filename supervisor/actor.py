@@ -676,6 +676,7 @@ class Actor:
                 self._cancellable = False
             if self.state is not State.STARTING:
                 raise self._given_up()
+            around.logs.follow(bot.bot_id, self._log_start)
             order = Order(
                 run_id=run_id,
                 bot_id=bot.bot_id,
@@ -697,8 +698,6 @@ class Actor:
         ) as error:
             self.post(NotSpawned(error))
         else:
-            # Not before: until then the thread that it wakes would share our core with what the bot waits for.
-            around.logs.follow(bot.bot_id, self._log_start)
             self._written = around.ledger.set_identity(run_id, process.identity)
             self.post(Spawned(run_id, process))
         finally:

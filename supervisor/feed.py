@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from supervisor import errors, logs
 from supervisor.actor import Logs
-from supervisor.model import Entry, Run
+from supervisor.model import Entry, Event, Run
 from supervisor.store import Ledger
 
 T = TypeVar("T")
@@ -53,8 +53,13 @@ async def entries(
     says that nothing has come for `IDLE_S`.
     """
     news = News()
+
+    def tell(event: Event, _: object) -> None:
+        if bot_id in (None, event.bot_id):
+            news.tell()
+
     # First, so that nothing comes between.
-    unwatch = ledger.watch(lambda *_: news.tell())
+    unwatch = ledger.watch(tell)
     try:
         if since is None:
             newest = await _read(ledger.latest_event)

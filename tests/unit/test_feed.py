@@ -54,6 +54,23 @@ async def test_the_ledger_is_read_when_there_is_news(ledger: Ledger, reads: list
     assert [len(read) for read in reads] == [2, 1]
 
 
+async def test_of_one_bot_what_others_do_is_no_news(
+    ledger: Ledger, reads: list[list[model.Entry]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "IDLE_S", 0.2)
+    await write(ledger, 1)
+    async with contextlib.aclosing(feed.entries(ledger, since=0, bot_id=1)) as entries:
+        assert (entry := await anext(entries)) is not None
+        assert entry.event.at == 1
+        quiet = asyncio.ensure_future(anext(entries))
+        async with asyncio.timeout(10):
+            while not quiet.done():
+                # Without an end, or it would be quiet after all.
+                await write(ledger, 2)
+        assert await quiet is None
+    assert [len(read) for read in reads] == [1]
+
+
 async def test_what_is_written_while_a_page_is_told_comes_next(ledger: Ledger) -> None:
     await write(ledger, 1, 2)
     async with following(ledger) as told:
