@@ -28,6 +28,8 @@ _BLIND_S = 1.0
 """How often all logs are looked at where the kernel cannot say which have changed."""
 _READ_BYTES = 256 * 1024
 """How much of one log is printed within `_GATHER_S`."""
+_FLOOD_BYTES = 64 * 1024
+"""Who prints so much between two passes is not to pay for being announced."""
 _SHARE = 0.05
 """The part of one core that printing may take, whatever the bots print."""
 _BATCH_BYTES = 128 * 1024
@@ -153,7 +155,7 @@ class Follower:
 
     def _wait(self) -> None:
         """Until something happens, and then for more to happen. A command does not wait for that."""
-        if self._stalled or not self._unread:
+        if (self._stalled or not self._unread) and not (self._watch is not None and self._watch.rests):
             self._poll.poll(None if self._watch is not None else _BLIND_S * 1000)
         self._inbox.wait(self._gather_s if self._drained is None else 0)
 
@@ -233,6 +235,9 @@ class Follower:
         changed = self._watch.changed() if self._watch is not None else None
         bot_ids = self._transcripts.keys() if changed is None else changed & self._transcripts.keys()
         fastest_bytes = max(map(self._look, bot_ids), default=0)
+        if self._watch is not None and fastest_bytes >= _FLOOD_BYTES:
+            # There is something to see at each pass anyway.
+            self._watch.rest()
         now = time.monotonic()
         elapsed_s = min(now - self._passed_at, _GATHER_S)
         self._passed_at = now

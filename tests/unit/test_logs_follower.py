@@ -240,6 +240,26 @@ def test_a_flood_of_what_is_slow_to_print_is_cheap(stage: Stage) -> None:
     assert sum(time_on_a_core_ns()) < 0.2e9 * (time.monotonic() - began)
 
 
+def test_a_flood_is_not_announced(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of the time: when the follower looks is when it is seen to be watching or not."""
+    rested: list[bool] = []
+    changed = inotify.Watch.changed
+
+    def noted(watch: inotify.Watch) -> set[int] | None:
+        rested.append(watch.rests)
+        return changed(watch)
+
+    monkeypatch.setattr(inotify.Watch, "changed", noted)
+    stage.read()
+    stage.follower.follow(10, 0)
+    flood(stage, 10)
+    assert rested.count(True) > len(rested) / 2
+    # And when it is over, the next line is seen at once.
+    wait_for(lambda: not rested[-1])
+    stage.append(10, b"quiet\n")
+    stage.wait_for_line("bot-10 | quiet")
+
+
 def test_a_flood_does_not_starve_the_others(stage: Stage) -> None:
     stage.read()
     stage.follower.follow(10, 0)
@@ -302,6 +322,24 @@ def test_the_kernel_names_the_logs_that_changed(tmp_path: Path) -> None:
         overflow(tmp_path)
         assert watch.changed() is None
         assert watch.changed() == set()
+    finally:
+        watch.close()
+
+
+def test_a_watch_that_rests_is_told_of_nothing_and_then_knows_that(tmp_path: Path) -> None:
+    watch = inotify.Watch(tmp_path)
+    try:
+        watch.rest()
+        watch.rest()
+        (tmp_path / "7.log").write_bytes(b"x")
+        assert (watch.changed(), watch.rests) == (None, False)
+        (tmp_path / "8.log").write_bytes(b"x")
+        assert watch.changed() == {8}
+        watch.rest()
+        tmp_path.rename(tmp_path.with_name("elsewhere"))
+        # It cannot watch again, and asks again to look at all.
+        for _ in range(2):
+            assert (watch.changed(), watch.rests) == (None, True)
     finally:
         watch.close()
 
