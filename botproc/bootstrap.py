@@ -170,6 +170,10 @@ def rehearse() -> None:
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK).close()
         os.environ.update(BOT_ID="", BOT_RUN_ID="", BOT_KIND="")
         secrets.resolve({"": ""}, "")
+        kernel.become_subreaper()
+        setproctitle.setproctitle(setproctitle.getproctitle())
+        stopping = contract.Stopping()
+        contract.Context(bot_id=0, run_id=0, kind="", name=None, labels={}, data_dir="", stopping=stopping)
 
 
 def log_to(path: str) -> None:

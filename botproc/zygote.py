@@ -19,14 +19,15 @@ import socket
 import sys
 import time
 import traceback
+import types
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from multiprocessing import context, popen_fork, process, util
 from typing import Any
 
 import setproctitle
 
-from botproc import bootstrap, command, fresh, kernel, reaper, target, wire
+from botproc import bootstrap, command, fresh, immortal, kernel, reaper, target, wire
 
 _IN_A_ROW = 16
 """So many bots are forked before the supervisor hears of the first."""
@@ -105,6 +106,8 @@ class _Zygote:
         """Imports the kind, if it has something to import. What goes wrong is told first on each connection."""
         # Before the kind is there: what that does to signals, streams or event loops is its own.
         bootstrap.rehearse()
+        _share(sys.modules.values(), values=True)
+        before = set(sys.modules)
         begin = time.monotonic()
         birth = self._birth
         found: dict[str, Any] = {"error": "", "description": "", "params": [], "schema": None}
@@ -128,10 +131,8 @@ class _Zygote:
             # Whatever the kind's modules do, `sys.exit()` included, is an answer and not the end of it.
             found["error"] = traceback.format_exc()
             traceback.print_exc()
-        # What the imports made will live as long as we do: out of the collector's sight, the pages that it would
-        # write to stay shared with the bots.
-        gc.collect()
-        gc.freeze()
+        # Of the kind, its code only: a bot can see when one of its values ends.
+        _share([module for name, module in sys.modules.items() if name not in before], values=False)
         return wire.Hello(
             kind=birth.kind,
             pid=os.getpid(),
@@ -367,6 +368,16 @@ class _Zygote:
                 values = wire.fields(self._ended[run_id]) | {"descendants_killed": swept[run_id], "swept": True}
                 self._ended[run_id] = wire.Ended(**values)
                 self._send(self._ended[run_id])
+
+
+def _share(modules: Iterable[types.ModuleType], *, values: bool) -> None:
+    """What these modules made stays shared with the bots, as long as they do not change it.
+
+    It will live as long as we do. What is neither counted nor in the collector's sight is not written to.
+    """
+    gc.collect()
+    immortal.make_immortal(modules, values=values)
+    gc.freeze()
 
 
 def _start(bot: _BotProcess) -> OSError | None:
