@@ -34,9 +34,9 @@ class Meter:
                 self.close()
                 self._stat = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
                 self._children = os.open(f"/proc/{pid}/task/{pid}/children", os.O_RDONLY)
-                # That saves time. Where descriptors are scarce, others need them more.
-                scarce = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
-                self._stays_open = max(self._stat, self._children) <= scarce
+                # That saves time. Half of all descriptors may be used for it: others need them more.
+                half = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+                self._stays_open = max(self._stat, self._children) <= half
             stat = os.pread(self._stat, 4096, 0)
             # proc_pid_stat(5), counted from field 3, as the name before may hold blanks and brackets.
             values = stat[stat.rindex(b")") + 2 :].split(maxsplit=22)
