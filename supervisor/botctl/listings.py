@@ -78,7 +78,8 @@ def top(
                 terminal.document(look())
                 time.sleep(interval)
         to = terminal.console()
-        with Live(_screen(look(), to.height), console=to, screen=True, auto_refresh=False) as live:
+        # With nothing to show at first: what is interrupted while `with` begins is not put back.
+        with Live(console=to, screen=True, auto_refresh=False) as live:
             while True:
                 live.update(_screen(look(), to.height), refresh=True)
                 time.sleep(interval)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from supervisor.botctl import listings
 from supervisor.botctl.exits import MEANING, Exit
 from tests.program import Program
 from tests.waiting import wait_for
@@ -270,6 +272,30 @@ def test_top(botctl: Botctl) -> None:
     assert "bots 1  running 1" in shown
     assert shown.endswith("\x1b[?25h\x1b[?1049l"), "the cursor is back, and what was there before"
     assert "Traceback" not in shown
+
+
+class _Interrupted(io.StringIO):
+    """A terminal at which Ctrl-C is pressed while it shows bots for the first time."""
+
+    pressed = False
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        if "running" in text and not self.pressed:
+            self.pressed = True
+            raise KeyboardInterrupt
+        return super().write(text)
+
+
+def test_top_ends_well_in_the_middle_of_its_first_look(shared: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(sys, "stdout", screen := _Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        listings.top(url=str(shared.client.base_url))
+    assert screen.getvalue().startswith("\x1b[?1049h")
+    assert screen.getvalue().endswith("\x1b[?25h\x1b[?1049l")
 
 
 def test_bots_cannot_act_on_the_terminal(botctl: Botctl, shared: Program) -> None:
