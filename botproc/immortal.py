@@ -16,8 +16,6 @@ import types
 from collections.abc import Iterable
 
 _CODE = (
-    types.ModuleType,
-    type,
     types.FunctionType,
     types.CodeType,
     types.CellType,
@@ -35,7 +33,7 @@ _CODE = (
     int,
     float,
 )
-"""What programs are made of. When one of these ends, nobody can notice."""
+"""What programs are made of, beside modules and classes. When one of these ends, nobody can notice."""
 
 # Before 3.12 all references are counted. Code that 3.14 has specialised counts those to its constants without a look
 # at whether they are immortal, as they were not when it ran first: after 2**30 of these the count would begin anew.
@@ -66,7 +64,7 @@ def make_immortal(modules: Iterable[types.ModuleType], *, values: bool) -> None:
             what = type(inner)
             # The tuples and dicts of code are its defaults, bases and namespaces; those in a namespace are values.
             of_code = what in (dict, tuple) and type(one) is not dict
-            if values or of_code or issubclass(what, _CODE):
+            if values or of_code or what in _CODE or issubclass(what, (type, types.ModuleType)):
                 todo.append(inner)
 
 

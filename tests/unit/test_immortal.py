@@ -16,6 +16,11 @@ class Value:
     def __del__(self):
         print("ended")
 
+class Word(str):
+    pass
+
+word = Word("a word")
+
 class Lazy:
     @property
     def __class__(self):
@@ -80,9 +85,9 @@ def test_what_is_not_counted_any_more(tmp_path: Path, what: str, values: bool) -
 
 def test_a_value_ends_as_ever(tmp_path: Path) -> None:
     lines = ["immortal.make_immortal([module], values=False)"]
-    lines += ["print(counted(module.value), counted(module.values))"]
+    lines += ["print(counted(module.value), counted(module.values), counted(module.word))"]
     lines += ["del module.value; print('next'); del module.values"]
-    assert run(tmp_path, *lines) == ["True", "True", "ended", "next", "ended"]
+    assert run(tmp_path, *lines) == ["True", "True", "True", "ended", "next", "ended"]
 
 
 @pytest.mark.skipif(not COUNTS_ALWAYS, reason="this interpreter lets objects be immortal")
