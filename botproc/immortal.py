@@ -15,25 +15,28 @@ import sys
 import types
 from collections.abc import Iterable
 
-_CODE = (
-    types.FunctionType,
-    types.CodeType,
-    types.CellType,
-    types.BuiltinFunctionType,
-    types.MethodDescriptorType,
-    types.ClassMethodDescriptorType,
-    types.WrapperDescriptorType,
-    types.GetSetDescriptorType,
-    types.MemberDescriptorType,
-    staticmethod,
-    classmethod,
-    property,
-    str,
-    bytes,
-    int,
-    float,
-)
-"""What programs are made of, beside modules and classes. When one of these ends, nobody can notice."""
+_CODE = {
+    id(what)
+    for what in (
+        types.FunctionType,
+        types.CodeType,
+        types.CellType,
+        types.BuiltinFunctionType,
+        types.MethodDescriptorType,
+        types.ClassMethodDescriptorType,
+        types.WrapperDescriptorType,
+        types.GetSetDescriptorType,
+        types.MemberDescriptorType,
+        staticmethod,
+        classmethod,
+        property,
+        str,
+        bytes,
+        int,
+        float,
+    )
+}
+"""What programs are made of, by id, beside modules and classes. When one of these ends, nobody can notice."""
 
 # Before 3.12 all references are counted. Code that 3.14 has specialised counts those to its constants without a look
 # at whether they are immortal, as they were not when it ran first: after 2**30 of these the count would begin anew.
@@ -60,11 +63,11 @@ def make_immortal(modules: Iterable[types.ModuleType], *, values: bool) -> None:
         count.value = immortal
         # The collector is not told what code refers to. Of that, what is counted when it runs are its constants.
         for inner in one.co_consts if type(one) is types.CodeType else gc.get_referents(one):
-            # Not `isinstance`: that asks the object, and a lazy one would be made by it.
+            # Not `isinstance`, which asks the object, so that a lazy one would be made; nor `==`, which asks its class.
             what = type(inner)
             # The tuples and dicts of code are its defaults, bases and namespaces; those in a namespace are values.
-            of_code = what in (dict, tuple) and type(one) is not dict
-            if values or of_code or what in _CODE or issubclass(what, (type, types.ModuleType)):
+            of_code = (what is dict or what is tuple) and type(one) is not dict
+            if values or of_code or id(what) in _CODE or issubclass(what, (type, types.ModuleType)):
                 todo.append(inner)
 
 

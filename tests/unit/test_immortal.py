@@ -28,6 +28,14 @@ class Lazy:
 
 lazy = Lazy()
 
+class Incomparable(type):
+    def __eq__(self, other):
+        raise RuntimeError("these cannot be compared")
+
+    __hash__ = None
+
+incomparable = Incomparable("name", (), {})()
+
 def function(argument=("a", "default")):
     def within():
         return argument + (1.25,)
