@@ -200,10 +200,12 @@ def set_up(birth: wire.Birth, spawn: wire.Spawn) -> int:
     """
     try:
         log_to(spawn.log_path)
+        # Before it leaves the zygote's session: by the one or the other it is found, should the zygote die now.
+        lock = _lock(spawn)
         _become(birth, spawn)
     except OSError as error:
         give_up(spawn, str(error))
-    return _lock(spawn)
+    return lock
 
 
 def give_up(spawn: wire.Spawn, reason: str) -> NoReturn:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import select
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,10 +22,10 @@ class Descendants:
         """Takes hold of all that the process has started, and of what that has in turn. `fd` is its pidfd."""
         for child in _children(pid):
             with contextlib.suppress(OSError):
-                if child not in self._fds or not _lives(self._fds[child]):
+                if child not in self._fds or not pidfd.lives(self._fds[child]):
                     child_fd = os.pidfd_open(child)
                     # Its number and its parent's were still theirs after it was opened, or it may be a stranger.
-                    if child not in _children(pid) or not _lives(fd):
+                    if child not in _children(pid) or not pidfd.lives(fd):
                         os.close(child_fd)
                         continue
                     if child in self._fds:
@@ -39,34 +38,17 @@ class Descendants:
         try:
             for pid, fd in list(self._fds.items()):
                 self.look(pid, fd)
-            left = [fd for fd in self._fds.values() if _lives(fd)]
+            left = [fd for fd in self._fds.values() if pidfd.lives(fd)]
             for fd in left:
                 # One that has become another user's may be out of our reach; then we wait for it.
                 with contextlib.suppress(PermissionError):
                     pidfd.send(fd, signal.SIGKILL)
-            await asyncio.gather(*map(_ended, left))
+            await asyncio.gather(*map(pidfd.ended, left))
             return len(left)
         finally:
             for fd in self._fds.values():
                 os.close(fd)
             self._fds.clear()
-
-
-def _lives(fd: int) -> bool:
-    """Whether a process runs, and does not only wait to be reaped."""
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return not poll.poll(0)
-
-
-async def _ended(fd: int) -> None:
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_reader(fd, ended.set)
-    try:
-        await ended.wait()
-    finally:
-        loop.remove_reader(fd)
 
 
 def _children(pid: int) -> Iterator[int]:

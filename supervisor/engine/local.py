@@ -9,7 +9,7 @@ import fcntl
 import logging
 import os
 import signal
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from multiprocessing import resource_tracker
 from pathlib import Path
 
@@ -36,6 +36,9 @@ _REST = 10
 _SILENT_S = 1.0
 _SILENT_TRIES = 4
 """A zygote that owes us something and says nothing at all for so long is stopped or stuck."""
+
+_KILLED_S = 1.0
+"""What was sent SIGKILL is gone by then, or the kernel holds it up."""
 
 _REAPED_S = 0.01
 _REAPED_TRIES = 200
@@ -269,7 +272,7 @@ class LocalEngine:
             self._know(process, zygote)
         except errors.SpawnFailed:
             if zygote.lost.is_set():
-                self._kill_holder(lock_path)
+                await self._end_half_made(zygote, lock_path)
             raise
         finally:
             self._forking -= 1
@@ -668,13 +671,37 @@ class LocalEngine:
         """The process of a run whose pid never reached the ledger, if it holds its bot's lock."""
         return _lock_holder(self._lock_path(run.bot_id), run.run_id)
 
-    def _kill_holder(self, lock_path: Path) -> None:
-        """A zygote died between fork and answer: what it had made must not run on unknown."""
-        identity = _lock_holder(lock_path)
-        fd = pidfd.open_process(identity) if identity else None
-        if fd is not None:
-            pidfd.send(fd, signal.SIGKILL)
-            os.close(fd)
+    async def _end_half_made(self, zygote: zygotes.Zygote, lock_path: Path) -> None:
+        """A zygote died between fork and answer: what it had made must not run on unknown, nor beside the next."""
+        for fd in _half_made(zygote, lock_path):
+            try:
+                pidfd.send(fd, signal.SIGKILL)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(pidfd.ended(fd), _KILLED_S)
+            finally:
+                os.close(fd)
+
+
+def _half_made(zygote: zygotes.Zygote, lock_path: Path) -> Iterator[int]:
+    """Pidfds of what a dead zygote has forked and not told of: first of what has not come so far as to take its lock.
+
+    A bot leaves the zygote's session when it has its lock: one that is not seen there, as it is about to leave, is
+    found by the lock.
+    """
+    known = {process.identity.pid for process in zygote.processes.values()}
+    for pid in set(psutil.pids()) - known - {zygote.pid}:
+        if _session(pid) == zygote.pid:
+            with contextlib.suppress(ProcessLookupError):
+                fd = os.pidfd_open(pid)
+                # By now the number may be another's.
+                if _session(pid) == zygote.pid:
+                    yield fd
+                else:
+                    os.close(fd)
+    identity = _lock_holder(lock_path)
+    holder = pidfd.open_process(identity) if identity else None
+    if holder is not None:
+        yield holder
 
 
 def _lock_holder(path: Path, run_id: int | None = None) -> Identity | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import functools
 import os
+import select
 import signal
 import struct
 
@@ -57,6 +59,24 @@ def send(fd: int, signum: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def lives(fd: int) -> bool:
+    """Whether the process runs, and does not only wait to be reaped."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return not poll.poll(0)
+
+
+async def ended(fd: int) -> None:
+    """Returns when the process has ended."""
+    readable = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(fd, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(fd)
 
 
 def zombie(identity: Identity) -> tuple[int, int] | None:

@@ -118,6 +118,7 @@ class Zygote:
         self.pid = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
         if self._fd is None:
             self._fd = os.pidfd_open(self.pid)
+        asyncio.get_running_loop().add_reader(self._fd, self._on_death, peer)
         self._reading = asyncio.create_task(self._read(reader), name=f"zygote {self.kind}")
 
     @property
@@ -149,6 +150,7 @@ class Zygote:
         """Lets go of it; it lives on."""
         if self._reading is not None:
             self._reading.cancel()
+        self._unwatch()
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -224,9 +226,22 @@ class Zygote:
         self._checks.clear()
         if self._writer is not None:
             self._writer.close()
+        self._unwatch()
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+    def _on_death(self, peer: socket.socket) -> None:
+        """Ends the connection; what it still said is read. A bot that it was just forking has its end of it too, and
+        may be held up before it closes that."""
+        self._unwatch()
+        # It may have ended by itself.
+        with contextlib.suppress(OSError):
+            peer.shutdown(socket.SHUT_RD)
+
+    def _unwatch(self) -> None:
+        if self._fd is not None:
+            asyncio.get_running_loop().remove_reader(self._fd)
 
     def _due(self, run_id: int) -> asyncio.Future[LocalProcess]:
         """The answer that comes now. From here on there is a descriptor for the new process."""

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
@@ -120,6 +121,25 @@ def test_zygotes_killed_again_and_again_under_starts(shared: Program, pool: Pool
     # Each that was answered runs once, and what was not answered does not run.
     wait_for(lambda: {process.pid for process in shared.processes()} == pids, 5, "just these run")
     assert all(copies(shared, bot_id) == 1 for bot_id in started)
+
+
+@pytest.mark.parametrize("made_by", ["us", "an earlier supervisor"])
+def test_a_zygote_killed_between_fork_and_answer(make_program: Make, tmp_path: Path, made_by: str) -> None:
+    armed = tmp_path / "armed"
+    kind = f'target = "killed_at_fork:main"\nenv = {{ ARMED = "{armed}" }}'
+    program = make_program(kinds={"killed": kind}, flags=SOON).start()
+    bot_id = program.start_bot("killed", restart=AT_ONCE)
+    program.get(f"/stop/{bot_id}")
+    if made_by != "us":
+        program.kill()
+        program.start()
+    armed.touch()
+    assert program.post(f"/bots/{bot_id}/start").status_code == 200
+    # Held up before it could take the bot's lock, it must never come to that.
+    half_made = int(armed.with_suffix(".pid").read_text())
+    assert not psutil.pid_exists(half_made) or not is_alive(psutil.Process(half_made))
+    program.wait_state(bot_id, "running")
+    assert copies(program, bot_id) == 1
 
 
 def test_a_zygote_killed_with_a_spawn_in_its_socket(shared: Program, pool: Pool) -> None:
