@@ -80,6 +80,8 @@ class LocalEngine:
         self._watches: set[asyncio.Task[None]] = set()
         self._insisting: set[zygotes.Zygote] = set()
         self._reaper: Reaper[int | zygotes.Zygote] = Reaper()
+        self._died: list[int | zygotes.Zygote] = []
+        """Reaped, and what they have left not ended yet."""
         self._by_pid: dict[int, LocalProcess] = {}
         self._orphans: dict[int, LocalProcess] = {}
         self._groups = cgroups.Groups()
@@ -269,7 +271,6 @@ class LocalEngine:
         try:
             self._insist(zygote)
             process = await zygote.fork(spawn)
-            self._know(process, zygote)
         except errors.SpawnFailed:
             if zygote.lost.is_set():
                 await self._end_half_made(zygote, lock_path)
@@ -419,7 +420,7 @@ class LocalEngine:
             without_supervisor_s=self._without_supervisor_s,
             described=described,
         )
-        zygote = await zygotes.Zygote.make(birth, self._lock_path, self._on_end)
+        zygote = await zygotes.Zygote.make(birth, self._lock_path, self._know, self._on_end)
         self._reaper.expect(zygote.pid, zygote)
         # Started by multiprocessing with the first zygote.
         self._reaper.spare({resource_tracker._resource_tracker._pid})  # type: ignore[attr-defined]
@@ -443,7 +444,7 @@ class LocalEngine:
     async def _find(self, path: Path, is_newest: bool) -> None:
         """A zygote of an earlier supervisor, by its socket."""
         kind = path.name.rsplit(".", 3)[0]
-        zygote = zygotes.Zygote(kind, path, self._lock_path, self._on_end)
+        zygote = zygotes.Zygote(kind, path, self._lock_path, self._know, self._on_end)
         try:
             await zygote.connect()
         except (ConnectionError, FileNotFoundError, ProcessLookupError):
@@ -470,8 +471,6 @@ class LocalEngine:
             zygote.lose()
             if self._zygotes.get(kind) is zygote:
                 del self._zygotes[kind]
-        for process in zygote.processes.values():
-            self._know(process, zygote)
         self._start_watch(zygote)
 
     def _start_watch(self, zygote: zygotes.Zygote) -> None:
@@ -491,7 +490,9 @@ class LocalEngine:
             if not zygote.is_child:
                 process.descendants = Descendants()
             self._watch(process, zygote)
-        if not zygote.is_child:
+        if zygote.is_child:
+            self._sweep()
+        else:
             # What its dead bots had left is init's now, and out of our sight.
             zygote.swept()
         if not self._closing and zygote.kind in self._kinds and self._zygotes.get(zygote.kind) is zygote:
@@ -543,8 +544,6 @@ class LocalEngine:
 
     def _know(self, process: LocalProcess, zygote: zygotes.Zygote | None = None) -> None:
         """From here on it is watched, reaped should its zygote die, and heard when it notifies."""
-        if not process.alive:
-            return
         pid = process.identity.pid
         process.out_of_memory = lambda: self._oom.killed(self._groups.directory(process.bot_id))
         self._reaper.expect(pid, process.run_id)
@@ -592,7 +591,15 @@ class LocalEngine:
                 )
                 self._orphans[death.key] = process
                 self._finish(process, exit_)
-        for key, killed in self._reaper.sweep(death.key for death in deaths):
+        self._died += [death.key for death in deaths]
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Ends what the dead have left; once a dead zygote's last words are read, which may tell of another bot."""
+        if any(isinstance(key, zygotes.Zygote) and key.is_heard for key in self._died):
+            return
+        died, self._died = self._died, []
+        for key, killed in self._reaper.sweep(died):
             if isinstance(key, zygotes.Zygote):
                 key.swept()
             elif (process := self._orphans.pop(key, None)) is not None:

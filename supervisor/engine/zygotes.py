@@ -50,10 +50,14 @@ class Zygote:
         kind: str,
         socket_path: Path,
         lock_path: Callable[[int], Path],
+        on_bot: Callable[[LocalProcess, Zygote], None],
         on_end: Callable[[LocalProcess], None],
         child: tuple[int, int] | None = None,
     ) -> None:
-        """`lock_path` says where a bot's lock is; `child` are its pid and its pidfd, when it is a child of ours."""
+        """`lock_path` says where a bot's lock is; `child` are its pid and its pidfd, when it is a child of ours.
+
+        `on_bot` is called as soon as it is told of a bot that lives, `on_end` when one has ended.
+        """
         self.kind = kind
         self.socket_path = socket_path
         self.is_child = child is not None
@@ -69,6 +73,7 @@ class Zygote:
         """How many messages came from it."""
         self.lost = asyncio.Event()
         self._lock_path = lock_path
+        self._on_bot = on_bot
         self._on_end = on_end
         self._since = asyncio.get_running_loop().time()
         self._pending: dict[int, tuple[asyncio.Future[LocalProcess], tuple[int, int]]] = {}
@@ -82,7 +87,11 @@ class Zygote:
 
     @classmethod
     async def make(
-        cls, birth: wire.Birth, lock_path: Callable[[int], Path], on_end: Callable[[LocalProcess], None]
+        cls,
+        birth: wire.Birth,
+        lock_path: Callable[[int], Path],
+        on_bot: Callable[[LocalProcess, Zygote], None],
+        on_end: Callable[[LocalProcess], None],
     ) -> Zygote:
         """Starts a new one. Raises SpawnFailed when no process can be made."""
         process = _spawn.Process(target=zygote.main, args=(birth,), name=f"zygote {birth.kind}")
@@ -98,7 +107,7 @@ class Zygote:
         # The engine reaps all children of the supervisor: multiprocessing need not know of this one.
         multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
         path = Path(birth.run_dir) / birth.socket_name
-        return cls(birth.kind, path, lock_path, on_end, (process.pid, fd))
+        return cls(birth.kind, path, lock_path, on_bot, on_end, (process.pid, fd))
 
     @staticmethod
     def socket_name(prefix: str) -> str:
@@ -127,6 +136,11 @@ class Zygote:
         return bool(self._pending or self._checks) or any(
             process.over and process.alive for process in self.processes.values()
         )
+
+    @property
+    def is_heard(self) -> bool:
+        """It may still tell something, or what it told is not read yet."""
+        return self._writer is not None and not self.lost.is_set()
 
     @property
     def has_bots(self) -> bool:
@@ -275,7 +289,9 @@ class Zygote:
 
     def _alive(self, alive: wire.Alive) -> LocalProcess:
         identity = Identity(pid=alive.pid, start_ticks=alive.start_ticks, inode=alive.inode, boot_id=pidfd.boot_id())
-        return self._process(alive.bot_id, alive.run_id, identity)
+        process = self._process(alive.bot_id, alive.run_id, identity)
+        self._on_bot(process, self)
+        return process
 
     def _ended(self, ended: wire.Ended) -> None:
         process = self.processes.get(ended.run_id)

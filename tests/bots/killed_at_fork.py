@@ -1,6 +1,9 @@
-"""A zygote that is killed right after a fork, while what it has forked is held up before it is a bot.
+"""A zygote that is killed at a fork, once, when there is the file that ARMED names; which says when.
 
-Once, when there is the file that ARMED names. The process that is held up then writes its pid beside it.
+"before its answer": as soon as it has forked, while its child is held up before it is a bot.
+"after its answer": by its child, while the supervisor is stopped, and has not read the answer.
+
+The child writes its pid beside the file.
 """
 
 import os
@@ -9,27 +12,43 @@ import signal
 import time
 
 file = pathlib.Path(os.environ["ARMED"])
-is_armed = False
+pid_file = file.with_suffix(".pid")
+when = ""
 
 
 def before_fork() -> None:
-    global is_armed
-    is_armed = file.exists()
+    global when
+    when = file.read_text() if file.exists() else ""
     file.unlink(missing_ok=True)
+    if when == "after its answer":
+        os.kill(os.getppid(), signal.SIGSTOP)
 
 
 def in_zygote() -> None:
-    if is_armed:
-        while not file.with_suffix(".pid").exists():
+    if when == "before its answer":
+        while not pid_file.exists():
             time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def in_child() -> None:
-    if is_armed:
-        file.write_text(f"{os.getpid()}")
-        file.rename(file.with_suffix(".pid"))
+    if not when:
+        return
+    file.write_text(str(os.getpid()))
+    file.rename(pid_file)
+    if when == "before its answer":
         time.sleep(30)
+        return
+    zygote = os.getppid()
+    status = pathlib.Path(f"/proc/{zygote}/stat")
+    supervisor = int(status.read_text().rpartition(")")[2].split()[1])
+    # It sleeps: all is said.
+    while status.read_text().rpartition(")")[2].split()[0] != "S":
+        time.sleep(0.001)
+    os.kill(zygote, signal.SIGKILL)
+    while os.getppid() == zygote:
+        time.sleep(0.001)
+    os.kill(supervisor, signal.SIGCONT)
 
 
 def main() -> None:

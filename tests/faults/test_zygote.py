@@ -123,23 +123,36 @@ def test_zygotes_killed_again_and_again_under_starts(shared: Program, pool: Pool
     assert all(copies(shared, bot_id) == 1 for bot_id in started)
 
 
+def make_killed(make_program: Make, armed: Path) -> Program:
+    kind = f'target = "killed_at_fork:main"\nenv = {{ ARMED = "{armed}" }}'
+    return make_program(kinds={"killed": kind}, flags=SOON).start()
+
+
 @pytest.mark.parametrize("made_by", ["us", "an earlier supervisor"])
 def test_a_zygote_killed_between_fork_and_answer(make_program: Make, tmp_path: Path, made_by: str) -> None:
     armed = tmp_path / "armed"
-    kind = f'target = "killed_at_fork:main"\nenv = {{ ARMED = "{armed}" }}'
-    program = make_program(kinds={"killed": kind}, flags=SOON).start()
+    program = make_killed(make_program, armed)
     bot_id = program.start_bot("killed", restart=AT_ONCE)
     program.get(f"/stop/{bot_id}")
     if made_by != "us":
         program.kill()
         program.start()
-    armed.touch()
+    armed.write_text("before its answer")
     assert program.post(f"/bots/{bot_id}/start").status_code == 200
     # Held up before it could take the bot's lock, it must never come to that.
     half_made = int(armed.with_suffix(".pid").read_text())
     assert not psutil.pid_exists(half_made) or not is_alive(psutil.Process(half_made))
     program.wait_state(bot_id, "running")
     assert copies(program, bot_id) == 1
+
+
+def test_a_zygote_killed_between_answer_and_the_supervisors_look(make_program: Make, tmp_path: Path) -> None:
+    armed = tmp_path / "armed"
+    program = make_killed(make_program, armed)
+    warm_zygote(program, "killed")
+    armed.write_text("after its answer")
+    bot_id = program.start_bot("killed", restart=NEVER)
+    assert str(ready(program, bot_id, "runs")) == armed.with_suffix(".pid").read_text()
 
 
 def test_a_zygote_killed_with_a_spawn_in_its_socket(shared: Program, pool: Pool) -> None:
