@@ -16,7 +16,7 @@ run: $(BIN)/.installed  ## start the supervisor on http://127.0.0.1:8000 (settin
 	exec $(BIN)/python -m supervisor
 
 test: $(BIN)/.installed  ## the whole normal test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 soak: $(BIN)/.installed  ## the slow tests: hundreds of random deaths, thousands of random commands
 	$(BIN)/python -m pytest -m slow -o faulthandler_timeout=1800
