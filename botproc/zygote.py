@@ -85,6 +85,11 @@ class _Zygote:
         self._listener.bind(self._address)
         os.chmod(self._address, 0o600)
         self._listener.listen()
+        # One that takes over looks for sockets once, and may have done so before there was ours.
+        parent = process.parent_process()
+        if parent is not None and parent.pid != os.getppid():
+            os.unlink(self._address)
+            os._exit(0)
 
         wakeup, waker = socket.socketpair()
         wakeup.setblocking(False)

@@ -252,6 +252,27 @@ def test_killed_while_a_kind_is_imported(make_program: Make) -> None:
     assert program.zygote("slow").pid == pid
 
 
+def test_killed_before_its_zygote_listens(make_program: Make) -> None:
+    """Nobody will ever find that one: it ends by itself."""
+    program = make_program(flags=SOON)
+    process = program.launch()
+
+    def zygote() -> psutil.Process | None:
+        children = psutil.Process(process.pid).children()
+        return next((child for child in children if "spawn_main" in "".join(child.cmdline())), None)
+
+    half_made = wait_for(zygote, 20)
+    assert half_made is not None
+    half_made.suspend()
+    assert not list((program.data_dir / "run").glob("counter.*.sock"))
+    program.kill()
+    program.start()
+    warm_zygote(program)
+    half_made.resume()
+    wait_for(lambda: not is_alive(half_made), 10, "it has ended")
+    assert program.start_bot()
+
+
 def test_a_supervisor_that_was_held_up_blames_nobody(make_program: Make) -> None:
     """It was stopped, or starved, for longer than a zygote may keep silent: what it missed it is told now."""
     program = make_program(kinds=kinds("leaves")).start()
