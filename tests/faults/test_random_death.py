@@ -112,7 +112,7 @@ def kill_one(chance: random.Random, among: Callable[[Program], list[psutil.Proce
 
 
 @pytest.mark.parametrize(
-    "deaths", [20, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(1200, func_only=True)])]
+    "deaths", [12, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(1200, func_only=True)])]
 )
 def test_random_death(make_program: Callable[..., Program], deaths: int) -> None:
     """No duplicate, no orphan, no run without an end, and nothing that was answered is lost."""
