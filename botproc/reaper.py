@@ -12,7 +12,7 @@ import contextlib
 import os
 import resource  # noqa: F401 - os.wait4 loads it when first called, which may be when no descriptor is left
 import signal
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -49,6 +49,11 @@ class Reaper(Generic[K]):
         self._estates: dict[int, _Estate[K]] = {}
         self._bereaved: list[_Estate[K]] = []
         self._list = _open_list()
+
+    @property
+    def expected(self) -> Mapping[int, K]:
+        """The children that are not reaped yet, by pid."""
+        return self._expected
 
     def expect(self, pid: int, key: K) -> None:
         """The child `pid` is one of ours. To be called before the next `sweep`."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import fcntl
 import logging
 import os
 import signal
@@ -20,10 +19,11 @@ from botproc.reaper import Reaper
 from supervisor import errors, logs, params, settings
 from supervisor.engine import cgroups, oom, pidfd, zygotes
 from supervisor.engine.descendants import Descendants
+from supervisor.engine.locks import Locks
 from supervisor.engine.notifications import Notifications
 from supervisor.engine.process import LocalProcess
 from supervisor.engine.protocol import OnNotify, Order, Process, Takes, Warmth
-from supervisor.model import Exit, Identity, Params, Run, now_us
+from supervisor.model import Exit, Params, Run, now_us
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +60,11 @@ class LocalEngine:
         supervisor is there; None: for ever."""
         self._data_dir = data_dir
         self._run_dir = data_dir / "run"
-        self._lock_dir = data_dir / "run" / "locks"
         self.log_dir = data_dir / "logs"
         self._kind_log_dir = data_dir / "kinds"
-        for directory in (self._run_dir, self._lock_dir, self.log_dir, self._kind_log_dir):
+        for directory in (self._run_dir, self.log_dir, self._kind_log_dir):
             directory.mkdir(mode=0o700, exist_ok=True)
+        self._locks = Locks(self._run_dir / "locks")
         self._kinds = kinds
         self._on_notify = on_notify
         self._zygote_idle_s = zygote_idle_s
@@ -118,7 +118,8 @@ class LocalEngine:
         for making in self._making.values():
             making.cancel()
         connected = [z for z in (*self._zygotes.values(), *self._retired) if not z.lost.is_set()]
-        alive = [] if leave else await self._dismiss(connected)
+        if not leave:
+            await self._dismiss(connected)
         for process in self._by_pid.values():
             # From here on their ends are the next supervisor's to see.
             if process.fd is not None:
@@ -132,17 +133,17 @@ class LocalEngine:
         self._reaper.close()
         self._oom.close()
         asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
-        for zygote in alive:
-            if zygote.is_child:
-                # Its socket is closed a moment before it is gone; when we are, so is it.
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(zygote.pid, 0)  # noqa: ASYNC222 (nobody else is left to be held up)
+        for pid, key in self._reaper.expected.items():
+            if isinstance(key, zygotes.Zygote) and key.lost.is_set():
+                # Its socket is closed a moment before it is gone; when we are, so is it. Unless it has but hung up.
+                with contextlib.suppress(psutil.Error):
+                    psutil.Process(pid).wait(_KILLED_S)
         # multiprocessing keeps one helper process for all its spawned ones. It ends with us, not some time after.
         with contextlib.suppress(ChildProcessError):
             resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
 
-    async def _dismiss(self, connected: Collection[zygotes.Zygote]) -> list[zygotes.Zygote]:
-        """Lets zygotes leave; those that did, or that were made to."""
+    async def _dismiss(self, connected: Collection[zygotes.Zygote]) -> None:
+        """Lets zygotes leave, and makes them; but for those that have bots."""
         for zygote in connected:
             zygote.quit()
         alive = [zygote for zygote in connected if not zygote.has_bots]
@@ -154,7 +155,6 @@ class LocalEngine:
                 # One that imports, or is stuck.
                 zygote.kill()
                 zygote.lose()
-        return alive
 
     # ---- the engine's verbs
 
@@ -252,7 +252,6 @@ class LocalEngine:
         zygote = self._zygotes.get(order.kind)
         if zygote is None:
             raise errors.SpawnFailed(f"the zygote of {order.kind} has ended")
-        lock_path = self._lock_path(order.bot_id)
         self._oom.look()
         spawn = wire.Spawn(
             run_id=order.run_id,
@@ -261,7 +260,7 @@ class LocalEngine:
             labels=dict(order.labels),
             params=dict(order.params),
             log_path=str(logs.log_path(self.log_dir, order.bot_id)),
-            lock_path=str(lock_path),
+            lock_path=str(self._locks.path(order.bot_id)),
             data_dir=str(self._data_dir / "bots" / str(order.bot_id)),
             grace_s=order.grace_s,
             limits=dataclasses.asdict(order.limits),
@@ -273,7 +272,7 @@ class LocalEngine:
             process = await zygote.fork(spawn)
         except errors.SpawnFailed:
             if zygote.lost.is_set():
-                await self._end_half_made(zygote, lock_path)
+                await self._end_half_made(zygote, order.bot_id)
             raise
         finally:
             self._forking -= 1
@@ -285,10 +284,11 @@ class LocalEngine:
         for zygote in (*self._zygotes.values(), *self._retired):
             if (process := zygote.processes.get(run.run_id)) is not None:
                 return process
-        identity = run.identity or self._holder(run)
+        # One whose pid never reached the ledger may hold its bot's lock.
+        identity = run.identity or self._locks.holder(run.bot_id, run.run_id)
         if identity is None:
             return None
-        process = LocalProcess(run.bot_id, run.run_id, identity, self._lock_path(run.bot_id), lambda _: None)
+        process = LocalProcess(run.bot_id, run.run_id, identity, self._locks.path(run.bot_id), lambda _: None)
         if process.fd is None:
             return None
         if identity.pid not in self._reaper.children():
@@ -342,11 +342,7 @@ class LocalEngine:
 
     def forget(self, bot_id: int) -> None:
         self._groups.remove(bot_id)
-        path = self._lock_path(bot_id)
-        with contextlib.suppress(FileNotFoundError, BlockingIOError), path.open("rb") as lock:
-            # Not the lock of a copy that lives after all: it keeps the next one from being made beside it.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
+        self._locks.remove(bot_id)
 
     # ---- zygotes
 
@@ -420,7 +416,7 @@ class LocalEngine:
             without_supervisor_s=self._without_supervisor_s,
             described=described,
         )
-        zygote = await zygotes.Zygote.make(birth, self._lock_path, self._know, self._on_end)
+        zygote = await zygotes.Zygote.make(birth, self._locks.path, self._know, self._on_end)
         self._reaper.expect(zygote.pid, zygote)
         # Started by multiprocessing with the first zygote.
         self._reaper.spare({resource_tracker._resource_tracker._pid})  # type: ignore[attr-defined]
@@ -444,7 +440,7 @@ class LocalEngine:
     async def _find(self, path: Path, is_newest: bool) -> None:
         """A zygote of an earlier supervisor, by its socket."""
         kind = path.name.rsplit(".", 3)[0]
-        zygote = zygotes.Zygote(kind, path, self._lock_path, self._know, self._on_end)
+        zygote = zygotes.Zygote(kind, path, self._locks.path, self._know, self._on_end)
         try:
             await zygote.connect()
         except (ConnectionError, FileNotFoundError, ProcessLookupError):
@@ -669,72 +665,42 @@ class LocalEngine:
             ),
         )
 
-    # ---- one copy
+    # ---- what a zygote has forked and not told of
 
-    def _lock_path(self, bot_id: int) -> Path:
-        return self._lock_dir / f"{bot_id}.lock"
-
-    def _holder(self, run: Run) -> Identity | None:
-        """The process of a run whose pid never reached the ledger, if it holds its bot's lock."""
-        return _lock_holder(self._lock_path(run.bot_id), run.run_id)
-
-    async def _end_half_made(self, zygote: zygotes.Zygote, lock_path: Path) -> None:
+    async def _end_half_made(self, zygote: zygotes.Zygote, bot_id: int) -> None:
         """A zygote died between fork and answer: what it had made must not run on unknown, nor beside the next."""
-        for fd in _half_made(zygote, lock_path):
-            try:
-                pidfd.send(fd, signal.SIGKILL)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(pidfd.ended(fd), _KILLED_S)
-            finally:
-                os.close(fd)
-
-
-def _half_made(zygote: zygotes.Zygote, lock_path: Path) -> Iterator[int]:
-    """Pidfds of what a dead zygote has forked and not told of: first of what has not come so far as to take its lock.
-
-    A bot leaves the zygote's session when it has its lock: one that is not seen there, as it is about to leave, is
-    found by the lock.
-    """
-    known = {process.identity.pid for process in zygote.processes.values()}
-    for pid in set(psutil.pids()) - known - {zygote.pid}:
-        if _session(pid) == zygote.pid:
-            with contextlib.suppress(ProcessLookupError):
-                fd = os.pidfd_open(pid)
-                # By now the number may be another's.
-                if _session(pid) == zygote.pid:
-                    yield fd
-                else:
-                    os.close(fd)
-    identity = _lock_holder(lock_path)
-    holder = pidfd.open_process(identity) if identity else None
-    if holder is not None:
-        yield holder
-
-
-def _lock_holder(path: Path, run_id: int | None = None) -> Identity | None:
-    """Who holds a bot's lock, of this run if one is given; None when nobody does."""
-    try:
-        fd = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
-        return None
-    try:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return None
-        except BlockingIOError:
-            words = os.pread(fd, 100, 0).partition(b"\n")[0].split()
-            if len(words) != 3 or (run_id is not None and int(words[0]) != run_id):
-                return None
-            pid, start_ticks = int(words[1]), int(words[2])
-            # What a dead bot has left can hold its lock, and the pid be an innocent process's.
-            if kernel.start_ticks(pid) != start_ticks:
-                return None
-            inode = kernel.pidfd_inode(pid)
-            return Identity(pid=pid, start_ticks=start_ticks, inode=inode, boot_id=pidfd.boot_id())
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    finally:
-        os.close(fd)
+            for fd in self._half_made(zygote, bot_id):
+                try:
+                    pidfd.send(fd, signal.SIGKILL)
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(pidfd.ended(fd), _KILLED_S)
+                finally:
+                    os.close(fd)
+        except OSError as error:
+            # No descriptor is left. The lock still keeps two of them apart.
+            log.warning("cannot end what the zygote of %s had half made: %s", zygote.kind, error.strerror)
+
+    def _half_made(self, zygote: zygotes.Zygote, bot_id: int) -> Iterator[int]:
+        """Pidfds: first of all that has not come so far as to take its lock, then of what has this bot's.
+
+        A bot leaves the zygote's session when it has its lock: one that is not seen there, as it is about to leave, is
+        found by the lock.
+        """
+        known = {process.identity.pid for process in zygote.processes.values()}
+        for pid in set(psutil.pids()) - known - {zygote.pid}:
+            if _session(pid) == zygote.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    fd = os.pidfd_open(pid)
+                    # By now the number may be another's.
+                    if _session(pid) == zygote.pid:
+                        yield fd
+                    else:
+                        os.close(fd)
+        identity = self._locks.holder(bot_id)
+        holder = pidfd.open_process(identity) if identity else None
+        if holder is not None:
+            yield holder
 
 
 def _has_threads(hello: wire.Hello) -> bool:

@@ -220,7 +220,8 @@ class Zygote:
         except ConnectionError:
             pass
         except (OSError, ValueError, TypeError, KeyError) as error:
-            log.error("the zygote of %s cannot be understood: %s", self.kind, error)
+            log.error("the zygote of %s cannot be understood: %s: SIGKILL; its bots run on", self.kind, error)
+            self.kill()
         # Not when this task is cancelled: then it lives on, and the next supervisor is to find its socket.
         self.lose()
 

@@ -155,6 +155,18 @@ def test_a_zygote_killed_between_answer_and_the_supervisors_look(make_program: M
     assert str(ready(program, bot_id, "runs")) == armed.with_suffix(".pid").read_text()
 
 
+def test_a_zygote_that_cannot_be_understood(make_program: Make) -> None:
+    """It is ended, and what it forks is not left to run unknown."""
+    program = make_program(kinds={"babbles": 'target = "babbles:main"'}, flags=SOON).start()
+    zygote = warm_zygote(program, "babbles")
+    assert program.post("/start", {"kind": "babbles"}).status_code == 503
+    wait_for(lambda: not is_alive(zygote), 5, "it has ended")
+    wait_for(lambda: program.processes() == [], 5, "nothing runs")
+    assert program.get("/bots").json() == []
+    assert "cannot be understood" in program.log()
+    ends_well(program, signal.SIGTERM)
+
+
 def test_a_zygote_killed_with_a_spawn_in_its_socket(shared: Program, pool: Pool) -> None:
     old = shared.start_bot(restart=AT_ONCE)
     shared.get(f"/stop/{old}")

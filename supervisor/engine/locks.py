@@ -1,0 +1,60 @@
+"""The locks of bots: what keeps a second copy of a bot from running, and says who is the first.
+
+A bot's process holds the lock of its file as long as it lives, and so does what it forks. Its first line is
+"run_id pid start_ticks"; what may follow is told by `engine.crash`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+
+from botproc import kernel
+from supervisor.engine import pidfd
+from supervisor.model import Identity
+
+
+class Locks:
+    """A directory with a file for each bot that runs."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        directory.mkdir(mode=0o700, exist_ok=True)
+
+    def path(self, bot_id: int) -> Path:
+        return self._directory / f"{bot_id}.lock"
+
+    def holder(self, bot_id: int, run_id: int | None = None) -> Identity | None:
+        """Who holds a bot's lock, of this run if one is given; None when nobody does."""
+        try:
+            fd = os.open(self.path(bot_id), os.O_RDWR)
+        except FileNotFoundError:
+            return None
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return None
+            except BlockingIOError:
+                words = os.pread(fd, 100, 0).partition(b"\n")[0].split()
+                if len(words) != 3 or (run_id is not None and int(words[0]) != run_id):
+                    return None
+                pid, start_ticks = int(words[1]), int(words[2])
+                # What a dead bot has left can hold its lock, and the pid be an innocent process's.
+                if kernel.start_ticks(pid) != start_ticks:
+                    return None
+                inode = kernel.pidfd_inode(pid)
+                return Identity(pid=pid, start_ticks=start_ticks, inode=inode, boot_id=pidfd.boot_id())
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        finally:
+            os.close(fd)
+
+    def remove(self, bot_id: int) -> None:
+        """The file can go, unless it is that of a copy that lives after all: then it keeps the next one from being made
+        beside it."""
+        path = self.path(bot_id)
+        with contextlib.suppress(FileNotFoundError, BlockingIOError), path.open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
