@@ -86,7 +86,8 @@ class LocalEngine:
         self._orphans: dict[int, LocalProcess] = {}
         self._groups = cgroups.Groups()
         self._oom = oom.Oom(oom.counter())
-        self._forking = 0
+        self._forking: set[int] = set()
+        """The runs whose processes are being made."""
         self._early: dict[int, list[Mapping[str, str]]] = {}
         self._closing = False
 
@@ -266,16 +267,18 @@ class LocalEngine:
             limits=dataclasses.asdict(order.limits),
             cgroup=self._groups.make(order.bot_id, order.limits, self._our_pids),
         )
-        self._forking += 1
+        self._forking.add(order.run_id)
         try:
             self._insist(zygote)
             process = await zygote.fork(spawn)
+            for values in self._early.pop(process.identity.pid, ()):
+                self._on_notify(process.bot_id, process.run_id, values)
         except errors.SpawnFailed:
             if zygote.lost.is_set():
                 await self._end_half_made(zygote, order.bot_id)
             raise
         finally:
-            self._forking -= 1
+            self._forking.remove(order.run_id)
             if not self._forking:
                 self._early.clear()
         return process
@@ -546,8 +549,6 @@ class LocalEngine:
         self._by_pid[pid] = process
         if process.fd is not None:
             self._watch(process, zygote)
-        for values in self._early.pop(pid, ()):
-            self._on_notify(process.bot_id, process.run_id, values)
 
     def _our_pids(self) -> set[int]:
         zygote_pids = (zygote.pid for zygote in (*self._zygotes.values(), *self._retired))
@@ -566,11 +567,11 @@ class LocalEngine:
         # A bot's own child may speak for it, such as the systemd-notify of a shell script.
         leader = _session(pid) or pid
         process = self._by_pid.get(pid) or self._by_pid.get(leader)
-        if process is not None:
+        if process is not None and process.run_id not in self._forking:
             self._on_notify(process.bot_id, process.run_id, values)
         elif self._forking and len(self._early) < 1000:
-            # A bot may be ready before its zygote's answer was read. All others are no bots.
-            self._early.setdefault(leader, []).append(values)
+            # A bot may be ready before whoever asked for it has its process. All others are no bots.
+            self._early.setdefault(process.identity.pid if process else leader, []).append(values)
 
     def _on_child(self) -> None:
         """Some child of the supervisor has ended: a zygote, or what a dead zygote has left us."""
