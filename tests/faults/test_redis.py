@@ -119,6 +119,8 @@ def test_nothing_is_lost_and_nothing_comes_twice(make_program: Make, server: Ser
     wait_for(lambda: "events wait, they cannot be sent to Redis" in program.log())
     server.start()
     complete(program, server)
+    # Said once all have gone.
+    wait_for(lambda: "events go to Redis again" in program.log())
     assert program.log().count("events wait") == program.log().count("events go to Redis again") == 1
 
     # It hangs while the supervisor ends, and the next one goes on.
