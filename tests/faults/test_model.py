@@ -132,11 +132,11 @@ class Commands(RuleBasedStateMachine):
         seen: dict[int, Any] = {}
 
         def agree() -> bool:
+            # States last: one read before its runs may be that of the run before, and what comes next is not there yet.
+            causes = {bot_id: [run["cause"] for run in self.program.runs(bot_id)] for bot_id in self.alive}
             listed = self.program.get("/bots", params={"state": "all"}).json()
             seen.clear()
-            for bot in listed:
-                causes = [run["cause"] for run in self.program.runs(bot["bot_id"])]
-                seen[bot["bot_id"]] = bot["goal"], bot["state"], causes
+            seen.update({bot["bot_id"]: (bot["goal"], bot["state"], causes.get(bot["bot_id"])) for bot in listed})
             return seen == expected
 
         try:
