@@ -58,6 +58,14 @@ def start_ticks(pid: int) -> int:
         return int(file.read(1024).rpartition(b")")[2].split()[19])
 
 
+def session(pid: int) -> int:
+    """The session of a process: that of a bot has the number of the bot's own process. 0 when it is gone."""
+    try:
+        return os.getsid(pid) if pid else 0
+    except ProcessLookupError:
+        return 0
+
+
 def pidfd_inode(pid: int) -> int:
     """The inode of the process's pidfd: unique for ever from Linux 6.9 on. Raises OSError."""
     fd = os.pidfd_open(pid)

@@ -8,7 +8,7 @@ import dataclasses
 import logging
 import os
 import signal
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from multiprocessing import resource_tracker
 from pathlib import Path
 
@@ -36,9 +36,6 @@ _REST = 10
 _SILENT_S = 1.0
 _SILENT_TRIES = 4
 """A zygote that owes us something and says nothing at all for so long is stopped or stuck."""
-
-_KILLED_S = 1.0
-"""What was sent SIGKILL is gone by then, or the kernel holds it up."""
 
 _REAPED_S = 0.01
 _REAPED_TRIES = 200
@@ -138,7 +135,7 @@ class LocalEngine:
             if isinstance(key, zygotes.Zygote) and key.lost.is_set():
                 # Its socket is closed a moment before it is gone; when we are, so is it. Unless it has but hung up.
                 with contextlib.suppress(psutil.Error):
-                    psutil.Process(pid).wait(_KILLED_S)
+                    psutil.Process(pid).wait(pidfd.KILLED_S)
         # multiprocessing keeps one helper process for all its spawned ones. It ends with us, not some time after.
         with contextlib.suppress(ChildProcessError):
             resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
@@ -565,7 +562,7 @@ class LocalEngine:
 
     def _receive(self, pid: int, values: Mapping[str, str]) -> None:
         # A bot's own child may speak for it, such as the systemd-notify of a shell script.
-        leader = _session(pid) or pid
+        leader = kernel.session(pid) or pid
         process = self._by_pid.get(pid) or self._by_pid.get(leader)
         if process is not None and process.run_id not in self._forking:
             self._on_notify(process.bot_id, process.run_id, values)
@@ -666,55 +663,26 @@ class LocalEngine:
             ),
         )
 
-    # ---- what a zygote has forked and not told of
-
     async def _end_half_made(self, zygote: zygotes.Zygote, bot_id: int) -> None:
-        """A zygote died between fork and answer: what it had made must not run on unknown, nor beside the next."""
-        try:
-            for fd in self._half_made(zygote, bot_id):
-                try:
-                    pidfd.send(fd, signal.SIGKILL)
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(pidfd.ended(fd), _KILLED_S)
-                finally:
-                    os.close(fd)
-        except OSError as error:
-            # No descriptor is left. The lock still keeps two of them apart.
-            log.warning("cannot end what the zygote of %s had half made: %s", zygote.kind, error.strerror)
-
-    def _half_made(self, zygote: zygotes.Zygote, bot_id: int) -> Iterator[int]:
-        """Pidfds: first of all that has not come so far as to take its lock, then of what has this bot's.
+        """A zygote died between fork and answer: what it had made must not run on unknown, nor beside the next.
 
         A bot leaves the zygote's session when it has its lock: one that is not seen there, as it is about to leave, is
         found by the lock.
         """
-        known = {process.identity.pid for process in zygote.processes.values()}
-        for pid in set(psutil.pids()) - known - {zygote.pid}:
-            if _session(pid) == zygote.pid:
-                with contextlib.suppress(ProcessLookupError):
-                    fd = os.pidfd_open(pid)
-                    # By now the number may be another's.
-                    if _session(pid) == zygote.pid:
-                        yield fd
-                    else:
-                        os.close(fd)
-        identity = self._locks.holder(bot_id)
-        holder = pidfd.open_process(identity) if identity else None
-        if holder is not None:
-            yield holder
+        try:
+            await zygote.end_session()
+            identity = self._locks.holder(bot_id)
+            holder = pidfd.open_process(identity) if identity else None
+            if holder is not None:
+                await pidfd.kill(holder)
+        except OSError as error:
+            # No descriptor is left. The lock still keeps two of them apart.
+            log.warning("cannot end what the zygote of %s had half made: %s", zygote.kind, error.strerror)
 
 
 def _has_threads(hello: wire.Hello) -> bool:
     """Its imports have started threads: a fork of it would have the locks of all, and one of them."""
     return hello.threads > 1 and hello.start_method == "fork"
-
-
-def _session(pid: int) -> int:
-    """The session of a process: that of a bot has the number of the bot's own process. 0 when it is gone."""
-    try:
-        return os.getsid(pid) if pid else 0
-    except ProcessLookupError:
-        return 0
 
 
 def _import_failed(kind: str, error: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import functools
@@ -19,6 +20,9 @@ from supervisor.model import Identity
 _PIDFD_GET_INFO = 0xC040FF0B
 _PIDFD_INFO_EXIT = 1 << 3
 _PIDFD_INFO = struct.Struct("=QQ11Ii")
+
+KILLED_S = 1.0
+"""In seconds: what was sent SIGKILL, or has closed its last descriptor, is gone by then, or the kernel holds it up."""
 
 
 @functools.cache
@@ -77,6 +81,16 @@ async def ended(fd: int) -> None:
         await readable.wait()
     finally:
         loop.remove_reader(fd)
+
+
+async def kill(fd: int) -> None:
+    """SIGKILL. Returns when it has ended, or the kernel has held it up for `KILLED_S`; closes the descriptor."""
+    try:
+        send(fd, signal.SIGKILL)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(ended(fd), KILLED_S)
+    finally:
+        os.close(fd)
 
 
 def zombie(identity: Identity) -> tuple[int, int] | None:

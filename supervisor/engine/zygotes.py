@@ -17,7 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from botproc import wire, zygote
+import psutil
+
+from botproc import kernel, wire, zygote
 from supervisor import __version__, errors, settings
 from supervisor.engine import pidfd
 from supervisor.engine.process import LocalProcess
@@ -82,6 +84,7 @@ class Zygote:
         self._check_ids = itertools.count(1)
         self.forks = 0
         """How many bots it was asked for."""
+        self._ending: asyncio.Task[None] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
 
@@ -245,6 +248,25 @@ class Zygote:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+    async def end_session(self) -> None:
+        """Once it has died: ends what it had forked and not told of, as far as that is still in its session. Looked for
+        once, for all who wait for it. Raises OSError when no descriptor is left."""
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end_session(), name=f"end session {self.pid}")
+        await asyncio.shield(self._ending)
+
+    async def _end_session(self) -> None:
+        known = {process.identity.pid for process in self.processes.values()}
+        for pid in set(psutil.pids()) - known - {self.pid}:
+            if kernel.session(pid) == self.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    fd = os.pidfd_open(pid)
+                    # By now the number may be another's.
+                    if kernel.session(pid) == self.pid:
+                        await pidfd.kill(fd)
+                    else:
+                        os.close(fd)
 
     def _on_death(self, peer: socket.socket) -> None:
         """Ends the connection; what it still said is read. A bot that it was just forking has its end of it too, and
