@@ -72,8 +72,9 @@ class Api:
         return int(response.json()["bot_id"])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def served() -> Iterator[Api]:
+    """No longer than its tests: other tests count what this process has, and it closes what was kept alive for them."""
     with Api(settings.Settings()) as api:
         yield api
 

@@ -47,7 +47,7 @@ class Fake:
         return httpx.Client(base_url=url[1] if url else "", timeout=5)
 
     def end(self) -> int:
-        return self.process.wait(10)
+        return self.process.wait(20)
 
 
 @pytest.fixture

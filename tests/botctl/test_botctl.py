@@ -11,10 +11,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -40,6 +42,32 @@ def environment(url: str = "", **more: str) -> dict[str, str]:
     return usual | {"BOT_SUPERVISOR_URL": url, "PYTHONWARNINGS": "error"} | more
 
 
+class Running:
+    """A command that runs. What it prints is read by a thread of its own."""
+
+    def __init__(self, process: subprocess.Popen[str], errors: IO[bytes]) -> None:
+        self._process = process
+        self._errors = errors
+        self._lines: list[str] = []
+        assert process.stdout is not None
+        self._reader = threading.Thread(target=self._lines.extend, args=(process.stdout,), daemon=True)
+        self._reader.start()
+
+    def out(self) -> str:
+        """What has come so far."""
+        return "".join(self._lines)
+
+    def err(self) -> str:
+        # Not by `read`: where that is, the command writes next.
+        return os.pread(self._errors.fileno(), 65536, 0).decode()
+
+    def ended(self) -> int:
+        """Its exit code, once it has ended by itself and all that it printed is read."""
+        code = self._process.wait(20)
+        self._reader.join(20)
+        return code
+
+
 class Botctl:
     """Calls botctl for one supervisor."""
 
@@ -57,18 +85,27 @@ class Botctl:
         return json.loads(self(*arguments, "--json", expected=expected).stdout)
 
     @contextmanager
-    def running(self, *arguments: str, told: str = "") -> Iterator[subprocess.Popen[str]]:
-        """The command while it runs; it is ended by SIGINT, as Ctrl-C does. `told`: on stderr."""
-        with subprocess.Popen(
-            [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=self.env, cwd=ROOT
-        ) as process:
+    def running(self, *arguments: str, told: str = "", code: Exit = Exit.INTERRUPTED) -> Iterator[Running]:
+        """The command while it runs; it is ended by SIGINT, as Ctrl-C does, unless another code is expected.
+
+        `told`: on stderr, before that.
+        """
+        with (
+            tempfile.TemporaryFile() as errors,
+            subprocess.Popen(
+                [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=errors, text=True, env=self.env, cwd=ROOT
+            ) as process,
+        ):
             try:
-                yield process
-                process.send_signal(signal.SIGINT)
-                out, err = process.communicate(timeout=20)
-                assert (process.returncode, err) == (Exit.INTERRUPTED, told), (out, err)
+                it = Running(process, errors)
+                yield it
+                if code is Exit.INTERRUPTED:
+                    wait_for(lambda: it.err() == told, what=f"it has told {told!r}")
+                    process.send_signal(signal.SIGINT)
+                assert (it.ended(), it.err()) == (code, told), it.out()
             finally:
                 process.kill()
+                it.ended()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import re
 import threading
 from collections.abc import Callable
-from typing import IO
 
 import pytest
 
@@ -26,32 +25,26 @@ def botctl(shared: Program) -> Botctl:
     return Botctl(shared)
 
 
-def read(file: IO[str] | None) -> Callable[[], str]:
-    """What has come so far, read by a thread of its own."""
-    assert file is not None
-    lines: list[str] = []
-    threading.Thread(target=lambda: lines.extend(file), daemon=True).start()
-    return lambda: "".join(lines)
-
-
 def test_logs_are_followed_until_ctrl_c(botctl: Botctl, shared: Program) -> None:
     first, second = (shared.start_bot(params={"start_number": number}) for number in (100, 200))
     ids = map(str, (first, second))
-    with botctl.running("logs", "-f", *ids, told=f"botctl: there is no bot {second}\n") as process:
-        out = read(process.stdout)
-        wait_for(lambda: {f"bot-{first} | 101", f"bot-{second} | 201"} <= set(out().splitlines()), what="both go on")
+    with botctl.running("logs", "-f", *ids, told=f"botctl: there is no bot {second}\n") as logs:
+        wait_for(
+            lambda: {f"bot-{first} | 101", f"bot-{second} | 201"} <= set(logs.out().splitlines()), what="both go on"
+        )
         shared.client.delete(f"/bots/{second}")
-        wait_for(lambda: f"bot-{first} | 103" in out(), what="one goes on without the other")
-    numbers = [int(number) for number in re.findall(rf"bot-{first} \| (\d+)", out())]
+        wait_for(logs.err, what="it is told that one is gone")
+        lines = logs.out().count("\n")
+        wait_for(lambda: logs.out().count("\n") > lines, what="one goes on without the other")
+    numbers = [int(number) for number in re.findall(rf"bot-{first} \| (\d+)", logs.out())]
     assert numbers == list(range(100, 100 + len(numbers)))
 
 
 def test_logs_of_one_bot_as_json(botctl: Botctl, shared: Program) -> None:
     bot_id = shared.start_bot(params={"start_number": 7})
-    with botctl.running("logs", "-f", "--json", str(bot_id)) as process:
-        out = read(process.stdout)
-        wait_for(lambda: out().count("\n") >= 2, what="two lines came")
-    assert json.loads(out().splitlines()[1]) == {"bot_id": bot_id, "offset": 4, "line": "8"}
+    with botctl.running("logs", "-f", "--json", str(bot_id)) as logs:
+        wait_for(lambda: logs.out().count("\n") >= 2, what="two lines came")
+    assert json.loads(logs.out().splitlines()[1]) == {"bot_id": bot_id, "offset": 4, "line": "8"}
 
 
 def test_a_new_supervisor_ends_no_feed(make_program: Callable[..., Program]) -> None:
@@ -59,16 +52,15 @@ def test_a_new_supervisor_ends_no_feed(make_program: Callable[..., Program]) -> 
     botctl = Botctl(program)
     bot_id = program.start_bot()
     with botctl.running("logs", "-f", str(bot_id)) as logs, botctl.running("events", "-f", "--json") as events:
-        lines, changes = read(logs.stdout), read(events.stdout)
-        wait_for(lambda: "0\n" in lines() and "running" in changes(), what="both have begun")
+        wait_for(lambda: "0\n" in logs.out() and "running" in events.out(), what="both have begun")
         replaced = program.replace()
         assert replaced.returncode == 0, replaced
-        before = lines().count("\n")
+        before = logs.out().count("\n")
         program.post(f"/bots/{bot_id}/restart")
-        wait_for(lambda: lines().count("\n") > before + 1 and "stopping" in changes(), 20, "both have gone on")
+        wait_for(lambda: logs.out().count("\n") > before + 1 and "stopping" in events.out(), 20, "both have gone on")
     whole = program.bot_log(bot_id)
-    assert whole.startswith(lines())
-    numbers = [json.loads(line)["event_id"] for line in changes().splitlines()]
+    assert whole.startswith(logs.out())
+    numbers = [json.loads(line)["event_id"] for line in events.out().splitlines()]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
 
@@ -77,19 +69,18 @@ def test_events(botctl: Botctl, shared: Program) -> None:
     shared.wait_state(bot_id, "running")
     [line] = botctl("events").stdout.splitlines()
     assert line.split()[2:] == ["bot-" + str(bot_id), "adder", "counter", "running", "its", "process", "is", "ready"]
-    forget = threading.Timer(1, shared.client.delete, (f"/bots/{bot_id}",))
-    forget.start()
-    events = [json.loads(line) for line in botctl("events", "-f", "--json", "--bot", str(bot_id)).stdout.splitlines()]
-    forget.join()
+    with botctl.running("events", "-f", "--json", "--bot", str(bot_id), code=Exit.WELL) as feed:
+        wait_for(feed.out, what="it follows")
+        shared.client.delete(f"/bots/{bot_id}")
+    events = [json.loads(line) for line in feed.out().splitlines()]
     assert [event["state"] for event in events][:3] == ["running", "stopping", "stopped"]
     assert [event["deleted"] for event in events][-2:] == [False, True]
     numbers = [event["event_id"] for event in events]
     assert numbers == sorted(set(numbers))
     assert botctl("events").stdout == ""
-    with botctl.running("events", "-f") as process:
-        out = read(process.stdout)
+    with botctl.running("events", "-f") as feed:
         shared.start_bot(name="late")
-        wait_for(lambda: "late  counter  running" in out(), what="the change came")
+        wait_for(lambda: "late  counter  running" in feed.out(), what="the change came")
 
 
 def test_wait(botctl: Botctl, shared: Program) -> None:
@@ -109,10 +100,12 @@ def test_wait(botctl: Botctl, shared: Program) -> None:
 
 def test_ctrl_c_waits_for_no_stop(botctl: Botctl, shared: Program) -> None:
     ids = [shared.start_bot("deaf") for _ in range(2)]
-    with botctl.running("stop", "--grace-s", "3", *map(str, ids)):
+    # Patient enough for a machine on which botctl takes seconds to end.
+    with botctl.running("stop", "--grace-s", "60", *map(str, ids)):
         for bot_id in ids:
             shared.wait_state(bot_id, "stopping")
     assert [shared.bot(bot_id)["state"] for bot_id in ids] == ["stopping"] * 2, "botctl is gone, and they are not yet"
+    shared.post("/bots/stop?kind=deaf", {"grace_s": 0.1})
 
 
 def test_many_alike(botctl: Botctl, shared: Program) -> None:
@@ -121,6 +114,8 @@ def test_many_alike(botctl: Botctl, shared: Program) -> None:
     lines = botctl("start", "--count", "3", "--label", "n=1").stdout.splitlines()
     assert [re.fullmatch(r"bot \d+ (starting|running): .*", line) is not None for line in lines] == [True] * 3
     assert len(botctl.json("start", "--count", "2")["bots"]) == 2
+    ids = [bot["bot_id"] for bot in botctl.json("ps")]
+    wait_for(lambda: all(map(shared.bot_log, ids)), what="each has printed")
     shown, code = on_a_terminal("logs", env=botctl.env)
     assert code == 0
     assert len(set(re.findall(r"\x1b\[(\d+)mbot-\d+", shown))) == 5

@@ -99,7 +99,7 @@ def test_events_from_a_place_on_until_patience_ends(script: Script, read: Read) 
     script.answers += [(502, "text/html", "<p>a proxy")] * 20
     seen: list[Event] = []
     with pytest.raises(Problem, match="Bad Gateway"):
-        read(script.url, 0.5, lambda client: client.events(since=7), seen)
+        read(script.url, 2.0, lambda client: client.events(since=7), seen)
     assert [(event.event_id, event.deleted) for event in seen] == [(8, False), (9, True)]
     assert [place for _, place in script.asked][:4] == ["7", "8", "9", "9"]
 

@@ -52,7 +52,8 @@ def listener(tmp_path: Path) -> Iterator[socket.socket]:
     ],
 )
 def test_how_each_bot_is_stopped(make: MakeZygote, call: str, code: int | None, signum: int | None, said: str) -> None:
-    zygote = make(call, grace_s=0.5)
+    # Who returns by itself has half of it for that.
+    zygote = make(call, grace_s=0.5 if call == "stubborn" else 60.0)
     alive = zygote.spawn()
     zygote.wait_log(1, "begun")
     os.kill(alive.pid, signal.SIGTERM)

@@ -266,12 +266,15 @@ async def test_what_a_list_reads(
 
 
 def calls(monkeypatch: pytest.MonkeyPatch, where: Any, name: str) -> list[tuple[Any, ...]]:
-    """The arguments of all calls of a function from now on."""
+    """The arguments of all calls of a function from now on, in this thread: the one that follows the logs may come to
+    those of new bots only now."""
     made: list[tuple[Any, ...]] = []
     function = getattr(where, name)
+    thread = threading.get_ident()
 
     def noted(*args: Any, **kwargs: Any) -> Any:
-        made.append(args)
+        if threading.get_ident() == thread:
+            made.append(args)
         return function(*args, **kwargs)
 
     monkeypatch.setattr(where, name, noted)
