@@ -151,7 +151,7 @@ class _Zygote:
         selector = self._selector
         selector.register(self._listener, selectors.EVENT_READ)
         selector.register(self._wakeup, selectors.EVENT_READ)
-        while not self._may_leave():
+        while True:
             if self._connection is not None:
                 events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0)
                 selector.modify(self._connection, events)
@@ -168,6 +168,9 @@ class _Zygote:
                         self._flush()
                     if events & selectors.EVENT_READ:
                         self._receive()
+            # Only after a look: while it imports, or is held up, a supervisor may have come.
+            if self._may_leave():
+                break
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._address)
 
@@ -186,8 +189,8 @@ class _Zygote:
         now = time.monotonic()
         due = []
         limit_s = self._birth.without_supervisor_s
-        if self._connection is None and not self._alive:
-            due.append(now + _LONELY_S)
+        if self._connection is None and not self._alive and not self._ended:
+            due.append(self._lonely_since + _LONELY_S)
         elif self._connection is None and limit_s is not None and self._alive.keys() - self._stops.keys():
             due.append(self._lonely_since + limit_s)
             if now >= due[-1]:

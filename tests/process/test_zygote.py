@@ -348,6 +348,13 @@ def test_a_lonely_zygote_leaves(make_zygote: MakeZygote) -> None:
     assert not zygote.socket_path.exists()
 
 
+def test_a_zygote_that_imports_is_not_lonely(make_zygote: MakeZygote) -> None:
+    """Who connects meanwhile is heard when the import is done, however long it took."""
+    zygote = make_zygote("a_second:main", lonely_s=0.2)
+    assert zygote.connect().error == ""
+    assert zygote.spawn().pid
+
+
 @target("misbehaving:sleeps")
 def test_sigterm_and_its_like_do_not_end_a_zygote(zygote: ZygoteClient) -> None:
     zygote.process.send_signal(signal.SIGTERM)
