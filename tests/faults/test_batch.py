@@ -98,4 +98,6 @@ def test_all_or_none_when_the_supervisor_is_killed_amid_it(make_program: Make) -
     [(made,)] = program.ledger("SELECT count(*) FROM bot WHERE bot_id > 1")
     assert made in (0, 200)
     wait_for(lambda: len(program.get("/bots?state=running&limit=1000").json()) == made + 1, 30)
+    # Those that were found running may have been forked just now, and not be seen to write to their logs yet.
+    wait_for(lambda: len(program.processes()) >= made + 1)
     assert len(program.processes()) == made + 1
