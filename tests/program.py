@@ -287,7 +287,7 @@ class Program:
     @contextmanager
     def level(self, memory_bytes: int = 4 << 20) -> Iterator[None]:
         """What the block does costs nothing for good: descriptors, threads and memory are back at their level."""
-        wait_for(lambda: all(kind["warm"] for kind in self.get("/kinds").json()["kinds"]), what="all kinds are warm")
+        wait_for(lambda: all(kind["warm"] for kind in self.get("/kinds").json()["kinds"]), 30, "all kinds are warm")
         before, rss = self.resources(), psutil.Process(self.pid).memory_info().rss
         yield
         wait_for(lambda: self.resources() == before, 5, f"back at {before}, and not at {self.resources()}")
