@@ -45,7 +45,7 @@ def ready(program: Program, bot_id: int, word: str = "") -> int:
 
 def warm_zygote(program: Program, kind: str = "counter") -> psutil.Process:
     """The zygote of a kind, once it has imported it."""
-    wait_for(lambda: program.get(f"/kinds/{kind}").json()["warm"], 10, f"{kind} is warm")
+    wait_for(lambda: program.get(f"/kinds/{kind}").json()["warm"], 30, f"{kind} is warm")
     return program.zygote(kind)
 
 

@@ -40,8 +40,8 @@ def test_bots_are_stopped_and_started_again(make_program: Make) -> None:
     zygotes = {kind: program.zygote(kind) for kind in kinds}
 
     program.kill()
-    wait_for(lambda: gone(program), 10, "all bots are ended")
-    assert [process for process in tree if is_alive(process)] == []
+    # A bot is seen to be gone a moment before its zygote has ended what it left.
+    wait_for(lambda: gone(program) and not any(map(is_alive, tree)), 20, "all bots are ended, and all of them")
     program.start()
     for bot_id, cause, code, signame in (
         (by_code, "stopped", 0, None),
@@ -62,7 +62,8 @@ def test_bots_are_stopped_and_started_again(make_program: Make) -> None:
 
 def test_a_supervisor_that_comes_in_time_finds_all(make_program: Make) -> None:
     """The time counts from when the latest one has gone."""
-    program = make_program(kinds={"leaves": KINDS["leaves"]}, flags=[*SOON, "--without-supervisor-s", "4"]).start()
+    # Longer than a slow machine takes for one supervisor.
+    program = make_program(kinds={"leaves": KINDS["leaves"]}, flags=[*SOON, "--without-supervisor-s", "60"]).start()
     bot_id = program.start_bot("leaves")
     pid = ready(program, bot_id, "waiting")
     for again in (program.kill, program.replace):

@@ -63,7 +63,7 @@ def test_a_long_lock_is_an_outage_of_the_ledger_alone(program: Program) -> None:
         began = time.monotonic()
         assert program.bot(lives)["pid"] == pids[lives]
         assert program.get("/bots?state=all").status_code == program.get("/bots_history").status_code == 200
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 4, "no read waits for the lock"
         assert [row[0] for row in program.ledger("SELECT cause FROM run WHERE cause IS NOT NULL")] == []
     wait_for(lambda: program.get("/readyz").status_code == 200, 5, "the outage is over")
     assert last_end(program, stopped) == ("stopped", 0, None)
@@ -108,7 +108,8 @@ def test_a_full_disk(small_disk: Program) -> None:
     wait_for(refused, 20, "a start is refused")
     assert "full" in answers[-1].json()["detail"]
     assert int(answers[-1].headers["Retry-After"]) >= 1
-    # Before its process was forked.
+    # Before its process was forked. Of the others the last may not be seen to write to its log yet.
+    wait_for(lambda: len(program.processes()) >= len(pids) + len(answers) - 1)
     assert len(program.processes()) == len(pids) + len(answers) - 1
     end(psutil.Process(pids[killed]), signal.SIGKILL)
     program.post(f"/bots/{stopped}/stop?wait=0")

@@ -118,6 +118,8 @@ def test_a_rolling_restart_onto_settings_that_are_broken(make_program: Make) -> 
     table = f'[kinds.mine]\npath = ["{BOTS}"]\ntarget = "{{}}"\n'
     program = make_program(config=table.format("obedient:leaves")).start()
     bots = [program.start_bot("mine") for _ in range(4)]
+    for bot_id in bots:
+        program.wait_state(bot_id, "running")
     program.config.write_text(table.format("raises_at_import:main"))
     assert program.post("/kinds/reload").json()["changed"] == ["mine"]
     results = program.post("/bots/restart?kind=mine&max_parallel=2").json()["results"]
