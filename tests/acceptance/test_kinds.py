@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -255,9 +256,10 @@ def test_a_command_that_says_by_itself_when_it_is_ready(make_program: Make, tmp_
     bot_id = program.start_bot("shell")
     assert program.wait_state(bot_id, "running")["reason"] == "its process is ready"
     wait_for(lambda: program.bot(bot_id)["status"] == "from a child", what="its status")
-    alive = program.start_bot("sleep")
-    assert program.bot(alive)["state"] == "starting"
-    assert "has been alive for 0.3 s" in program.wait_state(alive, "running")["reason"]
+    bot = program.wait_state(program.start_bot("sleep"), "running")
+    assert "has been alive for 0.3 s" in bot["reason"]
+    started, ready = (datetime.fromisoformat(bot[name]) for name in ("started_at", "ready_at"))
+    assert (ready - started).total_seconds() >= 0.3, "it was not running before"
 
 
 def test_a_kind_whose_imports_start_threads_has_fresh_interpreters(make_program: Make) -> None:

@@ -89,7 +89,11 @@ def test_what_happens_to_bots_is_counted(shared: Program) -> None:
     }
     labels = {"bot_id": str(ones[1]), "name": "", "kind": "leaves"}
     assert value(after, "bot_cpu_seconds_total", **labels) >= 0
-    assert value(after, "bot_resident_memory_bytes", **labels) == shared.bot(ones[1])["rss_bytes"]
+    # Two looks at a process that may just have grown.
+    wait_for(
+        lambda: value(scrape(shared), "bot_resident_memory_bytes", **labels) == shared.bot(ones[1])["rss_bytes"],
+        what="both show the same",
+    )
     assert len([1 for name, _ in after if name == PREFIX + "bot_resident_memory_bytes"]) == 1
 
 

@@ -35,7 +35,8 @@ class Bot:
 
     @property
     def pid(self) -> int:
-        return int(self.program.bot(self.bot_id)["pid"])
+        """Waited for: a bot that is started again may print before the supervisor knows its process."""
+        return int(wait_for(lambda: self.program.bot(self.bot_id)["pid"], what="it has a process"))
 
     def says(self, text: str) -> str:
         """Waits until the bot has printed this; its whole log."""
@@ -267,7 +268,8 @@ def test_a_bot_that_ends_before_its_children(make: Make, code: int) -> None:
     bot.program.wait_state(bot.bot_id, "failed" if code else "exited")
     assert not bot.processes()
     assert bot.run()["exit_code"] == code
-    assert bot.run()["descendants_killed"] >= 1
+    # Written when all of them are gone, and thus after how the bot ended.
+    wait_for(lambda: bot.run()["descendants_killed"] >= 1, what="they are in the ledger")
 
 
 def test_a_bot_that_goes_into_the_background(make: Make) -> None:
@@ -353,6 +355,7 @@ def test_a_frozen_bot_is_not_called_stopped(make: Make, freezer: Freezer) -> Non
     bot = make("misbehaving:sleeps", grace_s=0.2)
     other = make("misbehaving:sleeps")
     program = bot.program
+    bot.has(1)
     pid = bot.pid
     freezer.freeze(pid)
     with ThreadPoolExecutor() as thread:
@@ -387,6 +390,7 @@ def test_a_frozen_bot_is_not_called_stopped(make: Make, freezer: Freezer) -> Non
 def test_a_frozen_bot_that_is_wanted_again(make: Make, freezer: Freezer) -> None:
     """Its next process waits until the first is gone; so does whoever asked for it, but not for ever."""
     bot = make("misbehaving:sleeps", grace_s=0.1)
+    bot.has(1)
     program, pid = bot.program, bot.pid
     freezer.freeze(pid)
     assert program.post(f"/bots/{bot.bot_id}/restart?wait=0").status_code == 202
@@ -434,7 +438,8 @@ def test_a_frozen_descendant(make: Make, freezer: Freezer) -> None:
 def test_the_supervisor_ends_although_a_bot_cannot(make_program: Any, freezer: Freezer) -> None:
     program = make_program(config="shutdown_s = 0.3\n").start()
     bot_id, other = program.start_bot(grace_s=0.2), program.start_bot()
-    pid = program.bot(bot_id)["pid"]
+    # Not frozen before its output goes to its log, by which it is found.
+    pid = program.wait_state(bot_id, "running")["pid"]
     freezer.freeze(pid)
     begin = time.monotonic()
     program.terminate()

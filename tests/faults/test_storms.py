@@ -203,10 +203,11 @@ def test_what_was_asked_for_never_counts(shared: Program) -> None:
         assert shared.post(f"/bots/{bot_id}/start").status_code == 200
     causes = [run["cause"] for run in shared.runs(bot_id)]
     assert causes == ["restarted", "stopped"] * 5 + [None]
-    # And so the first crash is the first, and the second one too many.
+    # And so the first crash is the first, and the second one too many. In the ledger, as a backoff is soon over.
     for state in ("backoff", "failed"):
         psutil.Process(shared.wait_state(bot_id, "running")["pid"]).kill()
-        shared.wait_state(bot_id, state)
+        query = "SELECT * FROM event WHERE bot_id = ? AND state = ?"
+        wait_for(lambda: shared.ledger(query, bot_id, state), what=f"{state} is in the ledger")  # noqa: B023
 
 
 def test_a_kill_after_the_grace_does_not_count_as_a_crash(shared: Program) -> None:

@@ -281,7 +281,8 @@ def test_a_run_whose_pid_never_reached_the_ledger_is_found_by_its_lock(crowd: Pr
     crowd.write("UPDATE run SET pid = NULL, start_ticks = NULL, inode = NULL, boot_id = NULL")
     crowd.start()
     assert crowd.wait_state(bot_id, "running")["pid"] == pid
-    assert [run["pid"] for run in crowd.runs(bot_id)] == [pid]
+    # In the ledger a moment later.
+    wait_for(lambda: [run["pid"] for run in crowd.runs(bot_id)] == [pid], what="the ledger has its pid")
     assert crowd.get(f"/stop/{bot_id}").status_code == 200
     assert crowd.processes() == []
 
@@ -309,7 +310,8 @@ def test_a_stopped_zygote_of_an_earlier_supervisor(crowd: Program) -> None:
     zygote.suspend()
     crowd.kill()
     crowd.start()
-    assert not is_alive(zygote)
+    # It was sent SIGKILL, and has a moment to die of it.
+    wait_for(lambda: not is_alive(zygote), 5, "it is killed")
     assert ready(crowd, stays) == pids[1]
     os.kill(pids[0], signal.SIGUSR1)
     crowd.wait_state(by_code, "failed")
