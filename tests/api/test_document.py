@@ -190,7 +190,7 @@ def _operations(url: str) -> Any:
     return schemathesis.openapi.from_url(f"{url}/openapi.json")
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_generated_client_finds_nothing(api: Api) -> None:
     """Valid and invalid calls of every operation: no 500, and no answer that the document does not allow."""
     schema = _operations(api.url)

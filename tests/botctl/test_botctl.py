@@ -130,6 +130,10 @@ def on_a_terminal(
                     until = None
         except OSError:  # The other side was closed.
             pass
+        except BaseException:
+            # Nobody would end it, and it is waited for.
+            it.kill()
+            raise
         finally:
             os.close(ours)
     return shown.decode(), it.returncode

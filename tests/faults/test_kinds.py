@@ -149,7 +149,7 @@ def test_a_typo_in_the_file_at_start(tmp_path: Path, text: str, words: str) -> N
     program = Program(tmp_path, config=text)
     try:
         process = program.launch(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        out, err = (stream.decode() for stream in process.communicate(timeout=10))
+        out, err = (stream.decode() for stream in process.communicate(timeout=60))
     finally:
         program.close()
     assert (process.returncode, out, err.count("\n")) == (2, "", 1)

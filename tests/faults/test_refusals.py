@@ -43,7 +43,7 @@ def refused(program: Program, *, wrapper: Sequence[str] = ()) -> tuple[int, str]
     running = program.process
     try:
         process = program.launch(wrapper=wrapper, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        out, err = (stream.decode() for stream in process.communicate(timeout=10))
+        out, err = (stream.decode() for stream in process.communicate(timeout=60))
     finally:
         program.process = running
     assert out == ""

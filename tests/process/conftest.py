@@ -39,7 +39,7 @@ def _nothing_left() -> Iterator[None]:
         return not left
 
     try:
-        wait_for(nothing, 3)
+        wait_for(nothing)
     except AssertionError:
         raise AssertionError(f"left behind: {sorted(left)}") from None
 

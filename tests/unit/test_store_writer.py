@@ -253,7 +253,7 @@ async def test_facts_are_written_in_their_order(writer: Writer, other: sqlite3.C
 
 
 async def test_in_an_outage_a_command_is_refused_soon(path: Path, other: sqlite3.Connection) -> None:
-    ledger = await Ledger.open(path, busy_timeout_s=1.5)
+    ledger = await Ledger.open(path, busy_timeout_s=3)
     other.execute("BEGIN IMMEDIATE")
     took = []
     for _ in range(2):
@@ -261,7 +261,7 @@ async def test_in_an_outage_a_command_is_refused_soon(path: Path, other: sqlite3
         with pytest.raises(errors.LedgerUnavailable):
             await create_bot(ledger, NEW)
         took.append(time.monotonic() - began)
-    assert took[0] >= 1.5 > 1 > took[1]
+    assert took[0] >= 3 > 2.5 > took[1]
     other.execute("ROLLBACK")
     await ledger.close()
 
@@ -272,7 +272,7 @@ async def test_an_outage_ends_without_another_write(ledger: Ledger, other: sqlit
         await create_bot(ledger, NEW)
     assert ledger.outage
     other.execute("ROLLBACK")
-    await until(lambda: ledger.outage is None, limit_s=3)
+    await until(lambda: ledger.outage is None)
 
 
 async def test_close_does_not_wait_for_ever(
@@ -285,7 +285,7 @@ async def test_close_does_not_wait_for_ever(
     fact = ledger.record(bot.bot_id, None, State.FAILED, Goal.UP, "lost", 1)[1]
     began = time.monotonic()
     await ledger.close(timeout_s=0.5)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     await asyncio.wait_for(fact, 1)
     assert belongings.threads() <= threads
     assert "a fact is lost: the ledger cannot be written: database is locked" in caplog.text
