@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import functools
 import io
 import multiprocessing
@@ -245,7 +244,7 @@ def _lock(spawn: wire.Spawn) -> int:
     """One copy: held by this process, and by what it forks, until all of it is gone."""
     lock = os.open(spawn.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        kernel.lock(lock)
     except BlockingIOError:
         print(f"bot-{spawn.bot_id}: another copy of it runs: {spawn.lock_path} is held", file=sys.stderr)
         sys.exit(wire.EXIT_LOCKED)

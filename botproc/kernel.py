@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import signal
+import time
 
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -56,6 +58,21 @@ def start_ticks(pid: int) -> int:
     """
     with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
         return int(file.read(1024).rpartition(b")")[2].split()[19])
+
+
+def lock(fd: int) -> None:
+    """Locks the file for this process alone. Raises BlockingIOError when another holds it.
+
+    Who looks whether a lock is held takes it for a moment: that is not another holder, so this asks more than once.
+    """
+    for pause_s in (0.001, 0.01, 0.05, None):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if pause_s is None:
+                raise
+            time.sleep(pause_s)
 
 
 def session(pid: int) -> int:

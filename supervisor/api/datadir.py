@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from botproc import kernel
 from supervisor import errors, settings
 
 LOCK = "supervisor.lock"
@@ -41,7 +42,7 @@ def held(data_dir: Path) -> Iterator[Callable[[], None]]:
         raise errors.SettingsRefused(f"cannot use {data_dir} for data: {error.strerror}") from None
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kernel.lock(descriptor)
         except BlockingIOError:
             holder = os.read(descriptor, 20).decode().partition("\n")[0]
             raise errors.DataDirectoryBusy(f"another supervisor (pid {holder}) works in {data_dir}") from None
@@ -76,7 +77,7 @@ def holder(data_dir: Path) -> int | None:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds this lock, the supervisor's or a bot's. Changes nothing. Raises OSError."""
+    """Whether a process holds this lock, the supervisor's or a bot's. Raises OSError."""
     with path.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -110,11 +110,11 @@ def test_above_the_engine_nobody_knows_how_processes_are_made() -> None:
         if module == "supervisor.api.app" or module.startswith(("supervisor.engine", "botproc")):
             continue
         below = {name for name in imports_of(file) if name.startswith(("supervisor.engine", "botproc"))}
-        # `kernel` is for the start of the program: the signals that it inherits.
+        # `kernel` is for the start of the program: the signals that it inherits, and its lock.
         allowed = {
             "supervisor.engine.protocol",
             "botproc.wire",
-            *(["botproc.kernel"] if module == "supervisor.cli" else []),
+            *(["botproc.kernel"] if module in ("supervisor.cli", "supervisor.api.datadir") else []),
         }
         assert below <= allowed, f"{module} imports {below}"
 
