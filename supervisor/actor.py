@@ -324,6 +324,7 @@ class Actor:
     async def durable(self) -> None:
         """Waits until what the bot's state is now is in the ledger."""
         while self._written is not None and not self._written.done():
+            self._around.ledger.hurry()
             await asyncio.shield(self._written)
 
     def close(self) -> None:

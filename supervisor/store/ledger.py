@@ -17,6 +17,9 @@ from supervisor.store.writer import Writer, describe
 
 T = TypeVar("T")
 
+READ_WAITS_S = 0.1
+"""A read waits so long for the writes before it, in seconds: much longer than they take on a disk that is well."""
+
 Watcher = Callable[[model.Event, model.LastExit | None], None]
 """Is told of an event, and of the latest end of its bot. Returns at once and raises nothing."""
 
@@ -32,7 +35,8 @@ class Ledger:
       done once they are durable, and need not be awaited. While the database cannot be written they wait in memory,
       and are written before anything later. What `close` cannot write is lost, and logged.
 
-    Reads see all writes that are done. They raise `LedgerUnavailable` if the file cannot be read.
+    Reads see all writes that were queued before, so that what memory tells is found here too; where the database does
+    not take them within `READ_WAITS_S`, those that are done. They raise `LedgerUnavailable` if the file cannot be read.
     """
 
     def __init__(
@@ -89,6 +93,10 @@ class Ledger:
     def queued(self) -> int:
         """How many writes are not settled yet."""
         return self._writer.queued
+
+    def hurry(self) -> None:
+        """Somebody waits for the facts that were recorded: they are written now, and not with those to come."""
+        self._writer.hurry()
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
         """From now on the watcher is called with each event, on the event loop, in the order of their numbers and
@@ -374,6 +382,7 @@ class Ledger:
         return await self._read(lambda db: retention.forgotten(db, bot_ids))
 
     async def _read(self, query: Callable[[SqliteDatabase], T]) -> T:
+        await self._writer.settled(READ_WAITS_S)
         if self._closed:
             raise errors.LedgerUnavailable("the ledger is closed")
         try:

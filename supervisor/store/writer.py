@@ -28,6 +28,8 @@ T = TypeVar("T")
 Write = Callable[[SqliteDatabase], T]
 
 GROUP = 256
+FACT_WAITS_S = 0.005
+"""In seconds: so long a fact that nobody waits for does so for others. The disk is waited for once for all of them."""
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 1.0
 ASK_AGAIN_S = 0.1
@@ -85,6 +87,9 @@ class Writer:
         self._on_commit = on_commit
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Op | None] = queue.SimpleQueue()
+        self._latest: asyncio.Future[Any] = self._loop.create_future()
+        self._held: list[_Op] = []
+        self._due: asyncio.TimerHandle | None = None
         self._waiting: list[_Op] = []
         self._closing_by: float | None = None
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
@@ -95,14 +100,38 @@ class Writer:
 
         `then` is called with its value, in the order of the writes, once it is durable; whoever waits or does not.
         """
-        return self._submit(write, then, is_fact=False)
+        future = self._submit(write, then, is_fact=False)
+        self.hurry()
+        return future
 
     def fact(self, write: Write[None], then: Callable[[None], None] | None = None) -> asyncio.Future[None]:
-        """Queue a write that must not be lost. The future is done once it is durable. `then` is as for a command."""
-        return self._submit(write, then, is_fact=True)
+        """Queue a write that must not be lost. The future is done once it is durable. `then` is as for a command.
+
+        It is begun with the next command, when somebody is in a hurry, or `FACT_WAITS_S` from now.
+        """
+        future = self._submit(write, then, is_fact=True)
+        if self._held and self._due is None:
+            self._due = self._loop.call_later(FACT_WAITS_S, self.hurry)
+        return future
+
+    def hurry(self) -> None:
+        """Begin to write all that there is."""
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        for op in self._held:
+            self._queue.put(op)
+        self._held.clear()
+
+    async def settled(self, limit_s: float) -> None:
+        """Waits until all that is queued now is settled; not in an outage, and for `limit_s` at most."""
+        if self.queued and self.outage is None:
+            self.hurry()
+            await asyncio.wait([self._latest], timeout=limit_s)
 
     def close(self, timeout_s: float) -> None:
         """Take nothing more, write what is queued within the limit, and end the thread. `join` waits for that."""
+        self.hurry()
         self._closing_by = time.monotonic() + timeout_s
         self._queue.put(None)
 
@@ -113,8 +142,9 @@ class Writer:
     def _submit(self, write: Write[Any], then: Callable[[Any], None] | None, *, is_fact: bool) -> asyncio.Future[Any]:
         op = _Op(write, self._loop.create_future(), is_fact, then)
         self.queued += 1
+        self._latest = op.future
         if self._closing_by is None:
-            self._queue.put(op)
+            self._held.append(op)
         else:
             self._resolve([_given_up(op, "the ledger is closed")])
         return op.future

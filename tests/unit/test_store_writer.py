@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 import unittest.mock
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from peewee import SqliteDatabase
 from supervisor import errors, model
 from supervisor.model import Cause, Goal, State
 from supervisor.store import Ledger, file
+from supervisor.store import writer as store_writer
 from supervisor.store.writer import GROUP, Writer
 from tests import belongings
 from tests.ledgers import create_bot, create_bot_and_run
@@ -121,6 +122,52 @@ async def test_what_is_queued_is_one_transaction(writer: Writer, monkeypatch: py
     # One for what held the thread up, and one for the hundred.
     assert statements.count("BEGIN IMMEDIATE") == 2
     assert wake_up.call_count == 2
+
+
+async def test_facts_that_nobody_waits_for_are_one_transaction(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits: list[float] = []
+    ledger = await Ledger.open(path, on_commit=commits.append)
+    bot, run_id = await bot_and_run(ledger)
+    monkeypatch.setattr(store_writer, "FACT_WAITS_S", 60)
+
+    async def hurry() -> None:
+        ledger.hurry()
+
+    begins: list[Callable[[], Awaitable[object]]] = [
+        hurry, lambda: create_bot(ledger, NEW), lambda: ledger.bot(bot.bot_id), ledger.close,
+    ]  # fmt: skip
+    for begin in begins:
+        commits.clear()
+        facts = [ledger.set_ready(run_id, 2)]
+        # Time for the thread that writes.
+        await asyncio.to_thread(lambda: None)
+        facts += [ledger.record(bot.bot_id, run_id, State.RUNNING, Goal.UP, "it runs", 2)[1]]
+        assert not commits
+        await begin()
+        await asyncio.gather(*facts)
+        assert len(commits) == 1
+
+
+async def test_a_fact_is_soon_written_by_itself(ledger: Ledger) -> None:
+    _, run_id = await bot_and_run(ledger)
+    async with asyncio.timeout(10):
+        await ledger.set_ready(run_id, 2)
+
+
+async def test_what_was_recorded_is_read(ledger: Ledger, other: sqlite3.Connection) -> None:
+    bot, run_id = await bot_and_run(ledger)
+    for _ in range(20):
+        for new in (State.RUNNING, State.STOPPING):
+            ledger.record(bot.bot_id, run_id, new, Goal.UP, "", 2)
+            assert await state(ledger, bot) is new
+    # But nobody waits long for a disk.
+    other.execute("BEGIN IMMEDIATE")
+    fact = ledger.record(bot.bot_id, run_id, State.STOPPED, Goal.UP, "", 2)[1]
+    assert await state(ledger, bot) is State.STOPPING
+    assert not fact.done()
+    other.execute("ROLLBACK")
+    await fact
+    assert await state(ledger, bot) is State.STOPPED
 
 
 async def test_a_hundred_callers_share_few_commits(ledger: Ledger, path: Path) -> None:
