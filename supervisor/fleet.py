@@ -124,8 +124,15 @@ class Fleet:
         """Settles what an earlier supervisor left open, and starts the bots whose goal is up."""
         open_runs = {run.bot_id: run for run in await self._ledger.open_runs()}
         self._engine.disown({run.run_id for run in open_runs.values()})
+        bots = await self._ledger.bots_to_settle()
+        # All before the first write, since a read waits for what was written before it.
+        latest_runs = {
+            bot.bot_id: await self._ledger.latest_run(bot.bot_id)
+            for bot in bots
+            if bot.schedule and bot.goal is Goal.UP and bot.bot_id not in open_runs
+        }
         adopted = lost = started = 0
-        for bot in await self._ledger.bots_to_settle():
+        for bot in bots:
             run = open_runs.pop(bot.bot_id, None)
             if run is None and bot.goal is Goal.UP and bot.state is State.EXITED:
                 continue
@@ -138,7 +145,7 @@ class Fleet:
                 actor.lose(run)
                 lost += 1
             elif bot.goal is Goal.UP:
-                latest = await self._ledger.latest_run(bot.bot_id) if bot.schedule else None
+                latest = latest_runs.get(bot.bot_id)
                 actor.resume(latest.started_at if latest else bot.created_at, "starting: its goal is up")
                 started += 1
             else:
