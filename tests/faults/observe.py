@@ -79,3 +79,10 @@ def ends_well(program: Program, *signums: int, limit_s: float = 8) -> float:
     assert program.processes(every=True) == []
     assert program.ledger("SELECT * FROM run WHERE cause IS NULL") == []
     return took_s
+
+
+def one_process_each(program: Program) -> bool:
+    """Whether each active bot has its process, and no other process runs."""
+    pids = [bot["pid"] for bot in program.get("/bots", params={"limit": 1000}).json()]
+    # One that is about to start again has none.
+    return None not in pids and sorted(process.pid for process in program.processes()) == sorted(pids)

@@ -21,7 +21,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.faults.observe import ends_well
+from tests.faults.observe import ends_well, one_process_each
 from tests.program import Program
 from tests.waiting import wait_for
 
@@ -170,12 +170,6 @@ def test_random_death(make_program: Callable[..., Program], deaths: int) -> None
     # What was made and not answered runs as well, and has a bot; what was refused does not run.
     for bot in program.get("/bots", params={"state": "all", "limit": 1000}).json():
         program.wait_state(bot["bot_id"], "running", "stopped")
-
-    def one_process_each() -> bool:
-        pids = [bot["pid"] for bot in program.get("/bots", params={"limit": 1000}).json()]
-        # One that is about to start again has none.
-        return None not in pids and sorted(process.pid for process in program.processes()) == sorted(pids)
-
-    wait_for(one_process_each, 5, "one process for each bot that is up, and no other")
+    wait_for(lambda: one_process_each(program), 5, "one process for each bot that is up, and no other")
     program.check_invariants()
     ends_well(program, signal.SIGTERM)

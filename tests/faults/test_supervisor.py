@@ -21,7 +21,17 @@ import httpx
 import psutil
 import pytest
 
-from tests.faults.observe import copies, end, ends_well, free_port, is_alive, last_end, ready, warm_zygote
+from tests.faults.observe import (
+    copies,
+    end,
+    ends_well,
+    free_port,
+    is_alive,
+    last_end,
+    one_process_each,
+    ready,
+    warm_zygote,
+)
 from tests.program import Program
 from tests.waiting import wait_for
 
@@ -228,13 +238,8 @@ def test_killed_again_and_again_amid_starts_and_stops(make_program: Make) -> Non
     for bot_id in unanswered:
         # A stop may have reached the process, which ended well, and not the ledger.
         program.wait_state(bot_id, "running", "stopped", "exited")
-
-    def one_process_each() -> bool:
-        # Asked again each time: one that was told to stop before the last death may still end, or start again.
-        pids = [bot["pid"] for bot in program.get("/bots", params={"limit": 1000}).json()]
-        return None not in pids and sorted(process.pid for process in program.processes()) == sorted(pids)
-
-    wait_for(one_process_each, 5, "one process for each that is active, and no other")
+    # Asked again each time: one that was told to stop before the last death may still end, or start again.
+    wait_for(lambda: one_process_each(program), 5, "one process for each that is active, and no other")
     ends_well(program, signal.SIGTERM)
 
 

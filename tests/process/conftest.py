@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import psutil
 import pytest
 
 from botproc import kernel, reaper
+from tests import belongings
 from tests.process.clients import ZygoteClient
 from tests.waiting import wait_for
 
@@ -26,7 +26,7 @@ def anyio_backend() -> str:
 @pytest.fixture(autouse=True)
 def _nothing_left() -> Iterator[None]:
     """Children (zombies included), threads and descriptors are looked at before and after."""
-    before = belongings()
+    before = everything()
     yield
     # An engine makes its process a subreaper. Other tests' orphans are not to come here, where nobody reaps them.
     kernel._libc.prctl(kernel._PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
@@ -35,7 +35,7 @@ def _nothing_left() -> Iterator[None]:
 
     def nothing() -> bool:
         left.clear()
-        left.update(belongings() - before)
+        left.update(everything() - before)
         return not left
 
     try:
@@ -44,15 +44,12 @@ def _nothing_left() -> Iterator[None]:
         raise AssertionError(f"left behind: {sorted(left)}") from None
 
 
-def belongings() -> set[str]:
+def everything() -> set[str]:
     found = {f"thread {thread.name}" for thread in threading.enumerate()}
     for pid in reaper.children_by_parent():
         with contextlib.suppress(psutil.NoSuchProcess):
             found.add(f"child {pid} {psutil.Process(pid).name()}")
-    for fd in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):
-            found.add(f"descriptor {fd} {os.readlink(f'/proc/self/fd/{fd}')}")
-    return found
+    return found | {f"descriptor {descriptor}" for descriptor in belongings.descriptors()}
 
 
 @pytest.fixture
