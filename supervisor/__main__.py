@@ -5,9 +5,9 @@ from __future__ import annotations
 
 def main() -> int:
     """Run the command line and return its exit code."""
-    from supervisor import cli
+    from supervisor.cli import app
 
-    return cli.main()
+    return app.main()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from supervisor import __version__
-from supervisor.model import Bot, Cause, State, Usage
+from supervisor.core.model import Bot, Cause, State, Usage
 
 PREFIX = "bot_supervisor"
 

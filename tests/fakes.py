@@ -10,9 +10,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from supervisor import errors, params, settings
+from supervisor import settings
+from supervisor.core import errors, params
+from supervisor.core.model import Exit, Identity, Params, Run, Usage, now_us
 from supervisor.engine.protocol import OnNotify, Order, Takes, Warmth
-from supervisor.model import Exit, Identity, Params, Run, Usage, now_us
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

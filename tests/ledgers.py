@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from supervisor import model
+from supervisor.core import model
 from supervisor.store import Ledger
 
 

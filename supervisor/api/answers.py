@@ -11,7 +11,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, TypeAdapter, WithJsonSchema
 from starlette.responses import Response
 
-from supervisor import model, moments, secrets
+from supervisor.core import model, timestamps
+from supervisor.store import secrets
 
 T = TypeVar("T")
 
@@ -22,7 +23,7 @@ StillAliveOrTime = Annotated[
 
 
 def _time(at: int | None) -> str | None:
-    return None if at is None else moments.rfc3339(at)
+    return None if at is None else timestamps.rfc3339(at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,7 +225,7 @@ def event(entry: model.Entry) -> Event:
     told = entry.event
     return Event(
         event_id=told.event_id,
-        at=moments.rfc3339(told.at),
+        at=timestamps.rfc3339(told.at),
         bot_id=told.bot_id,
         run_id=told.run_id,
         kind=entry.kind,
@@ -238,7 +239,7 @@ def event(entry: model.Entry) -> Event:
 def _last_exit(last: model.LastExit | None) -> LastExit | None:
     if last is None:
         return None
-    return LastExit(exit_code=last.exit_code, signal=last.signal, cause=last.cause, at=moments.rfc3339(last.at))
+    return LastExit(exit_code=last.exit_code, signal=last.signal, cause=last.cause, at=timestamps.rfc3339(last.at))
 
 
 def bot(view: model.BotView) -> Bot:
@@ -281,7 +282,7 @@ def run(run: model.Run) -> Run:
         kind=run.kind,
         params=secrets.shown(run.params),
         pid=run.identity.pid if run.identity else None,
-        started_at=moments.rfc3339(run.started_at),
+        started_at=timestamps.rfc3339(run.started_at),
         ready_at=_time(run.ready_at),
         ended_at=_time(run.ended_at),
         exit_code=run.exit_code,
@@ -310,8 +311,8 @@ def crash(group: model.CrashGroup) -> Crash:
         # The stacks that may follow are with the run.
         detail=group.detail.partition("\n")[0],
         count=group.count,
-        first_at=moments.rfc3339(group.first_at),
-        last_at=moments.rfc3339(group.last_at),
+        first_at=timestamps.rfc3339(group.first_at),
+        last_at=timestamps.rfc3339(group.last_at),
         run_id=group.run_id,
         bot_id=group.bot_id,
     )
@@ -322,8 +323,8 @@ def past_run(run: model.Run) -> PastRun:
     number = run.params.get("start_number")
     return PastRun(
         start_number=number if isinstance(number, int) else None,
-        start=moments.rfc3339(run.started_at),
-        end="still alive" if run.ended_at is None else moments.rfc3339(run.ended_at),
+        start=timestamps.rfc3339(run.started_at),
+        end="still alive" if run.ended_at is None else timestamps.rfc3339(run.ended_at),
         bot_id=run.bot_id,
         run_id=run.run_id,
         kind=run.kind,

@@ -11,9 +11,11 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from supervisor import logs, model, rollout
+from supervisor import logs
 from supervisor.api import answers, audit, paging, requests, streams
-from supervisor.fleet import Fleet, Wait
+from supervisor.core import model
+from supervisor.fleet import rollout
+from supervisor.fleet.fleet import Fleet, Wait
 
 BotId = Annotated[requests.Id, Path()]
 Settled = Annotated[bool, Query(alias="wait", description="0: answer at once, with 202")]

@@ -11,7 +11,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.responses import Response
 
 from supervisor.api import answers, requests, streams
-from supervisor.fleet import Fleet
+from supervisor.fleet.fleet import Fleet
 
 
 class Events:

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator
 from starlette.responses import Response
 
 from supervisor.api import answers, problems
-from supervisor.fleet import Fleet
+from supervisor.fleet.fleet import Fleet
 
 Flag = Annotated[bool, BeforeValidator(lambda value: value == "" or value), Query()]
 """True also when it has no value: ?verbose."""

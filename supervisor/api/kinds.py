@@ -7,9 +7,9 @@ from typing import Annotated
 from fastapi import Path
 from starlette.responses import Response
 
-from supervisor import errors
 from supervisor.api import answers, problems, requests
-from supervisor.fleet import Fleet
+from supervisor.core import errors
+from supervisor.fleet.fleet import Fleet
 
 
 class Kinds:

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from supervisor import errors
+from supervisor.core import errors
 
 BACKLOG = 1024
 UNREAD_S = 30.0

@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from supervisor import errors
 from supervisor.api import headers, requests
+from supervisor.core import errors
 
 _STATIC = pathlib.Path(__file__).parent / "static"
 

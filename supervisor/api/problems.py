@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from supervisor import errors
+from supervisor.core import errors
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,9 @@ from pydantic import (
     model_validator,
 )
 
-from supervisor import model, moments, settings
+from supervisor import settings
 from supervisor.api import paging
+from supervisor.core import model, timestamps
 
 LARGEST = 2**53
 """The largest integer that every JSON parser keeps."""
@@ -249,4 +250,4 @@ class Crashes(_Page):
 
 
 def _moment(at: datetime | None) -> int | None:
-    return None if at is None else moments.of(at)
+    return None if at is None else timestamps.of(at)

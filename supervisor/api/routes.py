@@ -9,9 +9,20 @@ from typing import Any
 from starlette.responses import HTMLResponse
 from starlette.routing import compile_path
 
-from supervisor import model
-from supervisor.api import access, answers, bots, events, health, kinds, metrics, pages, runs, streams
-from supervisor.fleet import Fleet
+from supervisor.api import (
+    access,
+    answers,
+    bots,
+    events,
+    health,
+    kinds,
+    pages,
+    prometheus,
+    runs,
+    streams,
+)
+from supervisor.core import model
+from supervisor.fleet.fleet import Fleet
 
 OPEN, READ, ADMIN = access.Access.OPEN, access.Access.READ, access.Access.ADMIN
 
@@ -40,7 +51,7 @@ Table = Mapping[str, Sequence[Route]]
 def table(fleet: Fleet, open_streams: streams.Streams) -> Table:
     """All routes, in the order of the document."""
     b, r, k, h = bots.Bots(fleet, open_streams), runs.Runs(fleet), kinds.Kinds(fleet), health.Health(fleet)
-    e, m = events.Events(fleet, open_streams), metrics.Scrapes(fleet, open_streams)
+    e, m = events.Events(fleet, open_streams), prometheus.Scrapes(fleet, open_streams)
     at_once = (200, 202)
     return {
         "short form": (

@@ -8,9 +8,9 @@ from fastapi import Path, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from supervisor import model
 from supervisor.api import answers, paging, requests
-from supervisor.fleet import Fleet
+from supervisor.core import model
+from supervisor.fleet.fleet import Fleet
 
 
 class Runs:

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Iterator
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from supervisor import errors
+from supervisor.core import errors
 
 HEADERS = {"X-Accel-Buffering": "no"}
 """nginx would keep back what comes in small pieces."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from supervisor.model import Limits
+from supervisor.core.model import Limits
 
 log = logging.getLogger(__name__)
 

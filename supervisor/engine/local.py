@@ -16,14 +16,15 @@ import psutil
 
 from botproc import kernel, wire
 from botproc.reaper import Reaper
-from supervisor import errors, logs, params, settings
-from supervisor.engine import cgroups, oom, pidfd, zygotes
+from supervisor import logs, settings
+from supervisor.core import errors, params
+from supervisor.core.model import Exit, Params, Run, now_us
+from supervisor.engine import cgroups, oom, pidfd, zygote_client
 from supervisor.engine.descendants import Descendants
 from supervisor.engine.locks import Locks
 from supervisor.engine.notifications import Notifications
 from supervisor.engine.process import LocalProcess
 from supervisor.engine.protocol import OnNotify, Order, Process, Takes, Warmth
-from supervisor.model import Exit, Params, Run, now_us
 
 log = logging.getLogger(__name__)
 
@@ -71,13 +72,13 @@ class LocalEngine:
         self._resting: set[str] = set()
         self._changed: set[str] = set()
         """Kinds of which the settings say something new, that has not been imported yet."""
-        self._zygotes: dict[str, zygotes.Zygote] = {}
-        self._retired: list[zygotes.Zygote] = []
-        self._making: dict[str, asyncio.Task[zygotes.Zygote]] = {}
+        self._zygotes: dict[str, zygote_client.Zygote] = {}
+        self._retired: list[zygote_client.Zygote] = []
+        self._making: dict[str, asyncio.Task[zygote_client.Zygote]] = {}
         self._watches: set[asyncio.Task[None]] = set()
-        self._insisting: set[zygotes.Zygote] = set()
-        self._reaper: Reaper[int | zygotes.Zygote] = Reaper()
-        self._died: list[int | zygotes.Zygote] = []
+        self._insisting: set[zygote_client.Zygote] = set()
+        self._reaper: Reaper[int | zygote_client.Zygote] = Reaper()
+        self._died: list[int | zygote_client.Zygote] = []
         """Reaped, and what they have left not ended yet."""
         self._by_pid: dict[int, LocalProcess] = {}
         self._orphans: dict[int, LocalProcess] = {}
@@ -132,7 +133,7 @@ class LocalEngine:
         self._oom.close()
         asyncio.get_running_loop().remove_signal_handler(signal.SIGCHLD)
         for pid, key in self._reaper.expected.items():
-            if isinstance(key, zygotes.Zygote) and key.lost.is_set():
+            if isinstance(key, zygote_client.Zygote) and key.lost.is_set():
                 # Its socket is closed a moment before it is gone; when we are, so is it. Unless it has but hung up.
                 with contextlib.suppress(psutil.Error):
                     psutil.Process(pid).wait(pidfd.KILLED_S)
@@ -140,7 +141,7 @@ class LocalEngine:
         with contextlib.suppress(ChildProcessError):
             resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]
 
-    async def _dismiss(self, connected: Collection[zygotes.Zygote]) -> None:
+    async def _dismiss(self, connected: Collection[zygote_client.Zygote]) -> None:
         """Lets zygotes leave, and makes them; but for those that have bots."""
         for zygote in connected:
             zygote.quit()
@@ -211,7 +212,7 @@ class LocalEngine:
         # Of one whose imports start threads, what can make its bots.
         await self._hello(kind)
 
-    def _retire(self, zygote: zygotes.Zygote) -> None:
+    def _retire(self, zygote: zygote_client.Zygote) -> None:
         """From now on it makes no bot; it leaves with the last that it has."""
         del self._zygotes[zygote.kind]
         if not zygote.lost.is_set():
@@ -230,7 +231,7 @@ class LocalEngine:
                 self._rest_when_idle(zygote)
                 return hello
 
-    def _rest_when_idle(self, zygote: zygotes.Zygote) -> None:
+    def _rest_when_idle(self, zygote: zygote_client.Zygote) -> None:
         """One that had no bot for a time can leave, and returns on demand."""
         if self._zygote_idle_s is None or zygote.has_bots or self._closing:
             return
@@ -346,7 +347,7 @@ class LocalEngine:
 
     # ---- zygotes
 
-    async def _zygote(self, kind: str) -> zygotes.Zygote:
+    async def _zygote(self, kind: str) -> zygote_client.Zygote:
         zygote = self._zygotes.get(kind)
         if zygote is not None and not zygote.lost.is_set():
             if not zygote.hello.done():
@@ -370,7 +371,7 @@ class LocalEngine:
                 raise
             raise errors.SpawnFailed(f"the zygote of {kind} is given up: the kind has changed, or we end") from None
 
-    async def _make(self, kind: str) -> zygotes.Zygote:
+    async def _make(self, kind: str) -> zygote_client.Zygote:
         described = None
         before = self._zygotes.get(kind)
         if before is not None and before.hello.done() and not before.hello.exception():
@@ -389,7 +390,7 @@ class LocalEngine:
         self._start_watch(zygote)
         return zygote
 
-    async def _begin(self, kind: str, described: wire.Hello | None = None) -> zygotes.Zygote:
+    async def _begin(self, kind: str, described: wire.Hello | None = None) -> zygote_client.Zygote:
         """A new zygote, which nobody uses yet. Raises SpawnFailed."""
         spec = self._kinds.get(kind)
         if spec is None:
@@ -407,7 +408,7 @@ class LocalEngine:
             env=dict(spec.env),
             cwd=str(spec.cwd) if spec.cwd else None,
             run_dir=str(self._run_dir),
-            socket_name=zygotes.Zygote.socket_name(self._fingerprint(kind, spec)),
+            socket_name=zygote_client.Zygote.socket_name(self._fingerprint(kind, spec)),
             log_path=str(self._kind_log_dir / f"{kind}.log"),
             notify_address=self._notifications.address,
             secrets_dir=str(self._data_dir / "secrets"),
@@ -416,16 +417,16 @@ class LocalEngine:
             without_supervisor_s=self._without_supervisor_s,
             described=described,
         )
-        zygote = await zygotes.Zygote.make(birth, self._locks.path, self._know, self._on_end)
+        zygote = await zygote_client.Zygote.make(birth, self._locks.path, self._know, self._on_end)
         self._reaper.expect(zygote.pid, zygote)
         # Started by multiprocessing with the first zygote.
         self._reaper.spare({resource_tracker._resource_tracker._pid})  # type: ignore[attr-defined]
         return zygote
 
     def _fingerprint(self, kind: str, spec: settings.Kind) -> str:
-        return zygotes.fingerprint(kind, spec, self._without_supervisor_s)
+        return zygote_client.fingerprint(kind, spec, self._without_supervisor_s)
 
-    async def _connect(self, zygote: zygotes.Zygote) -> None:
+    async def _connect(self, zygote: zygote_client.Zygote) -> None:
         while True:
             try:
                 return await zygote.connect()
@@ -440,7 +441,7 @@ class LocalEngine:
     async def _find(self, path: Path, is_newest: bool) -> None:
         """A zygote of an earlier supervisor, by its socket."""
         kind = path.name.rsplit(".", 3)[0]
-        zygote = zygotes.Zygote(kind, path, self._locks.path, self._know, self._on_end)
+        zygote = zygote_client.Zygote(kind, path, self._locks.path, self._know, self._on_end)
         try:
             await zygote.connect()
         except (ConnectionError, FileNotFoundError, ProcessLookupError):
@@ -469,12 +470,12 @@ class LocalEngine:
                 del self._zygotes[kind]
         self._start_watch(zygote)
 
-    def _start_watch(self, zygote: zygotes.Zygote) -> None:
+    def _start_watch(self, zygote: zygote_client.Zygote) -> None:
         task = asyncio.create_task(self._watch_zygote(zygote), name=f"watch zygote {zygote.pid}")
         self._watches.add(task)
         task.add_done_callback(self._watches.discard)
 
-    async def _watch_zygote(self, zygote: zygotes.Zygote) -> None:
+    async def _watch_zygote(self, zygote: zygote_client.Zygote) -> None:
         """When a zygote has died, its bots are ours to wait for."""
         await zygote.lost.wait()
         if self._retired.count(zygote):
@@ -514,7 +515,7 @@ class LocalEngine:
         self._watches.add(task)
         task.add_done_callback(self._watches.discard)
 
-    def _insist(self, zygote: zygotes.Zygote) -> None:
+    def _insist(self, zygote: zygote_client.Zygote) -> None:
         """Something is due from a zygote. If it stays silent it gets SIGKILL: its bots run on, and what we wait for
         we learn without it."""
 
@@ -538,7 +539,7 @@ class LocalEngine:
 
     # ---- processes
 
-    def _know(self, process: LocalProcess, zygote: zygotes.Zygote | None = None) -> None:
+    def _know(self, process: LocalProcess, zygote: zygote_client.Zygote | None = None) -> None:
         """From here on it is watched, reaped should its zygote die, and heard when it notifies."""
         pid = process.identity.pid
         process.out_of_memory = lambda: self._oom.killed(self._groups.directory(process.bot_id))
@@ -590,11 +591,11 @@ class LocalEngine:
 
     def _sweep(self) -> None:
         """Ends what the dead have left; once a dead zygote's last words are read, which may tell of another bot."""
-        if any(isinstance(key, zygotes.Zygote) and key.is_heard for key in self._died):
+        if any(isinstance(key, zygote_client.Zygote) and key.is_heard for key in self._died):
             return
         died, self._died = self._died, []
         for key, killed in self._reaper.sweep(died):
-            if isinstance(key, zygotes.Zygote):
+            if isinstance(key, zygote_client.Zygote):
                 key.swept()
             elif (process := self._orphans.pop(key, None)) is not None:
                 process.swept(killed)
@@ -618,14 +619,14 @@ class LocalEngine:
         self._watches.add(task)
         task.add_done_callback(self._watches.discard)
 
-    def _watch(self, process: LocalProcess, zygote: zygotes.Zygote | None = None) -> None:
+    def _watch(self, process: LocalProcess, zygote: zygote_client.Zygote | None = None) -> None:
         """Watches a process by its pidfd, which is readable once it has ended."""
         if process.fd is not None:
             asyncio.get_running_loop().add_reader(process.fd, self._on_readable, process, zygote)
         else:
-            self._finish(process, zygotes.lost_exit("it ended together with its zygote"))
+            self._finish(process, zygote_client.lost_exit("it ended together with its zygote"))
 
-    def _on_readable(self, process: LocalProcess, zygote: zygotes.Zygote | None) -> None:
+    def _on_readable(self, process: LocalProcess, zygote: zygote_client.Zygote | None) -> None:
         assert process.fd is not None
         # Level-triggered: left in place it would be called for ever.
         asyncio.get_running_loop().remove_reader(process.fd)
@@ -635,7 +636,7 @@ class LocalEngine:
         else:
             self._find_out(process, zygote)
 
-    def _find_out(self, process: LocalProcess, zygote: zygotes.Zygote | None, tries: int = 0) -> None:
+    def _find_out(self, process: LocalProcess, zygote: zygote_client.Zygote | None, tries: int = 0) -> None:
         """How a process ended that no zygote waits for any more."""
         self._on_child()
         if process.fd is None:
@@ -649,7 +650,9 @@ class LocalEngine:
         # Not our child: another reaps it, sooner or later. The kernel may still say how it ended.
         status = zombie[1] if zombie is not None else pidfd.exit_status(process.fd)
         if status is None:
-            self._finish_alone(process, zygotes.lost_exit("its zygote was gone, so nobody could see how it ended"))
+            self._finish_alone(
+                process, zygote_client.lost_exit("its zygote was gone, so nobody could see how it ended")
+            )
             return
         code = os.waitstatus_to_exitcode(status)
         self._finish_alone(
@@ -663,7 +666,7 @@ class LocalEngine:
             ),
         )
 
-    async def _end_half_made(self, zygote: zygotes.Zygote, bot_id: int) -> None:
+    async def _end_half_made(self, zygote: zygote_client.Zygote, bot_id: int) -> None:
         """A zygote died between fork and answer: what it had made must not run on unknown, nor beside the next.
 
         A bot leaves the zygote's session when it has its lock: one that is not seen there, as it is about to leave, is

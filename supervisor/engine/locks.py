@@ -12,8 +12,8 @@ import os
 from pathlib import Path
 
 from botproc import kernel
+from supervisor.core.model import Identity
 from supervisor.engine import pidfd
-from supervisor.model import Identity
 
 
 class Locks:

@@ -13,7 +13,7 @@ import signal
 import struct
 
 from botproc import kernel
-from supervisor.model import Identity
+from supervisor.core.model import Identity
 
 # linux/pidfd.h: _IOWR(0xFF, 11, struct pidfd_info), of which the first version has 64 bytes. Linux 6.13; the exit
 # status of a process that somebody else has reaped: Linux 6.15.

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from botproc import kernel
-from supervisor.engine import crash, pidfd, usage
+from supervisor.core.model import Exit, Identity, Usage
+from supervisor.engine import crash_report, pidfd, usage
 from supervisor.engine.descendants import Descendants
-from supervisor.model import Exit, Identity, Usage
 
 
 class LocalProcess:
@@ -91,7 +91,7 @@ class LocalProcess:
         if not self._ended.done():
             if exit_.exit_code:
                 # Now, since the file is the next run's as soon as that has begun.
-                exit_ = dataclasses.replace(exit_, raised=crash.read(self._lock_path, self.run_id))
+                exit_ = dataclasses.replace(exit_, raised=crash_report.read(self._lock_path, self.run_id))
             if exit_.signal == signal.SIGKILL and not self._killed and self.out_of_memory():
                 exit_ = dataclasses.replace(exit_, oom=True)
             self._ended.set_result(exit_)

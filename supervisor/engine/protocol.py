@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from supervisor import settings
-from supervisor.model import Exit, Identity, Limits, Params, Run, Usage
+from supervisor.core.model import Exit, Identity, Limits, Params, Run, Usage
 
 OnNotify = Callable[[int, int, Mapping[str, str]], None]
 """Called with a bot_id, a run_id and what its process told by sd_notify: READY, STATUS, WATCHDOG…"""

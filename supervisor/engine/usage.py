@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import resource
 
-from supervisor.model import Identity, Usage
+from supervisor.core.model import Identity, Usage
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from supervisor import logs, model, moments
+from supervisor import logs
+from supervisor.core import model, timestamps
 from supervisor.notices.notice import Notice
-from supervisor.webhooks import Format, Topic, Webhook
+from supervisor.settings.webhooks import Format, Topic, Webhook
 
 _NAMED = 3
 _MAX_WORDS = 500
@@ -67,13 +68,13 @@ def _json(notice: Notice) -> dict[str, Any]:
         "fingerprint": first.fingerprint,
         "message": model.storable(first.message),
         "count": notice.count,
-        "first_at": moments.rfc3339(first.at),
-        "last_at": moments.rfc3339(notice.last_at),
+        "first_at": timestamps.rfc3339(first.at),
+        "last_at": timestamps.rfc3339(notice.last_at),
         "bot_count": len(notice.bot_ids),
         "bots": bots,
         "lost": notice.lost,
     }
-    return {"type": f"bot.{notice.topic}", "timestamp": moments.rfc3339(notice.last_at), "data": data}
+    return {"type": f"bot.{notice.topic}", "timestamp": timestamps.rfc3339(notice.last_at), "data": data}
 
 
 def parts(notice: Notice) -> Sequence[str | Words]:

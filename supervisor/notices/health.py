@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from supervisor.model import SETTLED, Bot, Cause, Event, LastExit, State
-from supervisor.webhooks import Topic
+from supervisor.core.model import SETTLED, Bot, Cause, Event, LastExit, State
+from supervisor.settings.webhooks import Topic
 
 _TOPICS = {
     Cause.CRASHED: Topic.CRASHED,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from supervisor.webhooks import Topic, Webhook
+from supervisor.settings.webhooks import Topic, Webhook
 
 SHOWN = 20
 """The bots that a notice names; the others it counts."""

@@ -11,7 +11,7 @@ import random
 from supervisor.notices import bodies
 from supervisor.notices.notice import Notice, Notices, Occurrence, topic_for
 from supervisor.notices.sender import Answer, Sender, new_id
-from supervisor.webhooks import Webhook
+from supervisor.settings.webhooks import Webhook
 
 log = logging.getLogger(__name__)
 

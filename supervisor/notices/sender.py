@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import httpx
 
-from supervisor import errors
-from supervisor.webhooks import Webhook
+from supervisor.core import errors
+from supervisor.settings.webhooks import Webhook
 
 TIMEOUT_S = 10.0
 """For one try, from looking up the name to the answer's status."""

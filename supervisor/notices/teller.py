@@ -8,14 +8,14 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 
-from supervisor import errors
-from supervisor.model import Ending, Event, LastExit
+from supervisor.core import errors
+from supervisor.core.model import Ending, Event, LastExit
 from supervisor.notices.health import Change, Health
 from supervisor.notices.notice import Occurrence
 from supervisor.notices.outbox import Outbox, within
 from supervisor.notices.sender import Sender
+from supervisor.settings.webhooks import Topic, Webhook
 from supervisor.store import Ledger
-from supervisor.webhooks import Topic, Webhook
 
 log = logging.getLogger(__name__)
 

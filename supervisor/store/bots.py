@@ -9,7 +9,7 @@ from typing import Any
 
 from peewee import SQL, IntegrityError, SqliteDatabase, fn
 
-from supervisor import errors, model
+from supervisor.core import errors, model
 from supervisor.store import tables
 from supervisor.store.tables import Bot
 

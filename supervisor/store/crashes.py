@@ -7,7 +7,7 @@ from typing import Any
 
 from peewee import SqliteDatabase
 
-from supervisor import model
+from supervisor.core import model
 
 # The index of fingerprints holds the runs that failed, and no others, in the order of the groups, and with their ids
 # all that is asked of each of them; two rows of each group are looked at.

@@ -9,7 +9,7 @@ from typing import Any
 
 from peewee import SqliteDatabase, fn
 
-from supervisor import model
+from supervisor.core import model
 from supervisor.store import tables
 from supervisor.store.tables import Bot, Event
 

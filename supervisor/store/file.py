@@ -12,8 +12,8 @@ from typing import Any
 from peewee import PeeweeException, SqliteDatabase
 from playhouse.migrations import Runner
 
-from supervisor import errors, migrations
-from supervisor.store import events, writer
+from supervisor.core import errors
+from supervisor.store import events, migrations, writer
 
 APPLICATION_ID = 0x626F7473
 """Says in the file's header whose it is: "bots" in ASCII."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from playhouse.migrations import Runner
 
-from supervisor import migrations, model
-from supervisor.store import bots, events, file
+from supervisor.core import model
+from supervisor.store import bots, events, file, migrations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from peewee import PeeweeException, SqliteDatabase
 
-from supervisor import errors, model
-from supervisor.store import bots, crashes, events, file, retention, runs, starts
+from supervisor.core import errors, model
+from supervisor.store import bots, budgets, crashes, events, file, pruning, runs
 from supervisor.store.writer import Writer, describe
 
 T = TypeVar("T")
@@ -166,7 +166,7 @@ class Ledger:
         def may_start(db: SqliteDatabase) -> bool:
             try:
                 if budget is not None:
-                    starts.take(db, budget)
+                    budgets.take(db, budget)
             except errors.BudgetSpent:
                 return False
             return True
@@ -194,7 +194,7 @@ class Ledger:
 
         def write(db: SqliteDatabase) -> int:
             if budget is not None:
-                starts.take(db, budget)
+                budgets.take(db, budget)
             bots.count_restarts(db, bot_id, restarts)
             return runs.insert(db, bot_id, kind=kind, params=params, started_at=started_at, log_start=log_start)
 
@@ -241,7 +241,7 @@ class Ledger:
         """Delete those of the runs that have ended, with what happened to their bots before the first run that is
         left; how many runs that were. Not the last run of a bot that is neither stopped, exited nor forgotten, and
         never the latest event of a bot."""
-        return await self._writer.command(lambda db: retention.delete(db, run_ids))
+        return await self._writer.command(lambda db: pruning.delete(db, run_ids))
 
     # Facts
 
@@ -367,19 +367,19 @@ class Ledger:
     async def old_runs(self, ended_before: int, *, after: int, limit: int) -> tuple[list[int], int | None]:
         """At most `limit` runs that ended before a time, lowest id first, and after which id to look for more; None
         if there are no more."""
-        return await self._read(lambda db: retention.old(db, ended_before, after=after, limit=limit))
+        return await self._read(lambda db: pruning.old(db, ended_before, after=after, limit=limit))
 
     async def crowded_bots(self, keep: int) -> list[int]:
         """The bots with more than so many runs, forgotten ones too."""
-        return await self._read(lambda db: retention.crowded(db, keep))
+        return await self._read(lambda db: pruning.crowded(db, keep))
 
     async def surplus_runs(self, bot_id: int, keep: int, *, limit: int) -> list[int]:
         """At most `limit` of those ended runs of a bot that are not among its newest `keep`."""
-        return await self._read(lambda db: retention.surplus(db, bot_id, keep, limit=limit))
+        return await self._read(lambda db: pruning.surplus(db, bot_id, keep, limit=limit))
 
     async def forgotten_bots(self, bot_ids: Sequence[int]) -> list[int]:
         """Those of the bots that were made once and are forgotten."""
-        return await self._read(lambda db: retention.forgotten(db, bot_ids))
+        return await self._read(lambda db: pruning.forgotten(db, bot_ids))
 
     async def _read(self, query: Callable[[SqliteDatabase], T]) -> T:
         await self._writer.settled(READ_WAITS_S)

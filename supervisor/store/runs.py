@@ -11,7 +11,7 @@ from typing import Any
 
 from peewee import SQL, Expression, SqliteDatabase
 
-from supervisor import model, restart
+from supervisor.core import model, restart
 from supervisor.store import crashes, tables
 from supervisor.store.tables import Run
 

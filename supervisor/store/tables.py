@@ -17,7 +17,7 @@ from peewee import (
 )
 from playhouse.sqlite_ext import AutoIncrementField
 
-from supervisor import model
+from supervisor.core import model
 
 
 class Text(TextField):

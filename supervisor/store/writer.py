@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from peewee import PeeweeException, SqliteDatabase
 
-from supervisor import errors
+from supervisor.core import errors
 
 log = logging.getLogger(__name__)
 

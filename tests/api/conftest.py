@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from supervisor import settings
-from supervisor.api import app, listener, server
-from supervisor.fleet import Fleet
+from supervisor.api import application, listener, server
+from supervisor.fleet.fleet import Fleet
 from tests.api.fake_fleet import FakeFleet
 
 
@@ -26,7 +26,7 @@ class Api:
         self._sock = listener.listen("127.0.0.1", 0)
         self.port: int = self._sock.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.app = app.create_app(cast(Fleet, self.fleet), chosen)
+        self.app = application.create(cast(Fleet, self.fleet), chosen)
         self.server = server.Server(self.app, max_connections=max_connections)
         self._thread = threading.Thread(target=self._run, name="api")
         self.client = httpx.Client(base_url=self.url, timeout=10)

@@ -8,8 +8,9 @@ import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from supervisor import errors, logs, model, params, settings
-from supervisor.fleet import Wait
+from supervisor import logs, settings
+from supervisor.core import errors, model, params
+from supervisor.fleet.fleet import Wait
 from supervisor.metrics import Levels, Metrics
 
 BEGAN = 1_712_438_975_499_784

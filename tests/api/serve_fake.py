@@ -7,8 +7,8 @@ import contextlib
 import signal
 from collections.abc import AsyncIterator
 
-from supervisor import cli
-from supervisor.api import app
+from supervisor import program
+from supervisor.cli import app
 from tests.api.fake_fleet import FakeFleet
 
 
@@ -21,5 +21,5 @@ async def open_fleet(*_: object) -> AsyncIterator[FakeFleet]:
 
 
 if __name__ == "__main__":
-    app.open_fleet = open_fleet  # type: ignore[assignment]
-    raise SystemExit(cli.main())
+    program.open_fleet = open_fleet  # type: ignore[assignment]
+    raise SystemExit(app.main())

@@ -13,7 +13,7 @@ import pytest
 
 from supervisor import settings
 from supervisor.api import access, routes, streams
-from supervisor.fleet import Fleet
+from supervisor.fleet.fleet import Fleet
 from tests.api.conftest import Api
 from tests.api.fake_fleet import FakeFleet
 

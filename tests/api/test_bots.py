@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from supervisor.fleet import Wait
+from supervisor.fleet.fleet import Wait
 from tests.api.conftest import Api
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from supervisor import model
+from supervisor.core import model
 from tests.api.conftest import Api
 from tests.api.fake_fleet import BEGAN
 

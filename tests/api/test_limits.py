@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from supervisor.api import limits
+from supervisor.api import body_limit
 from tests.api.conftest import Api
 
 HEAD = b"POST /start HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -17,7 +17,7 @@ HEAD = b"POST /start HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/js
 
 def test_a_body_up_to_the_limit(api: Api) -> None:
     body = json.dumps({"start_number": 1}).encode()
-    padded = body + b" " * (limits.BODY_LIMIT_BYTES - len(body))
+    padded = body + b" " * (body_limit.BODY_LIMIT_BYTES - len(body))
     assert api.client.post("/start", content=padded).status_code == 200
     response = api.client.post("/start", content=padded + b" ")
     assert (response.status_code, response.headers["content-type"]) == (413, "application/problem+json")
@@ -46,7 +46,7 @@ def test_a_large_body_takes_no_memory(api: Api, has_length: bool) -> None:
 
 
 def test_a_body_that_does_not_come(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "BODY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(body_limit, "BODY_TIMEOUT_S", 0.05)
     assert api.raw(HEAD + b"Content-Length: 10\r\n\r\n{").startswith(b"HTTP/1.1 408 ")
 
 

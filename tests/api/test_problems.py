@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from supervisor import errors
 from supervisor.api import problems
+from supervisor.core import errors
 from tests.api.conftest import Api
 
 

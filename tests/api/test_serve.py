@@ -14,8 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from supervisor import errors
-from supervisor.api import datadir, listener
+from supervisor import data_directory
+from supervisor.api import listener
+from supervisor.core import errors
 from tests.waiting import wait_for
 
 
@@ -139,18 +140,18 @@ def test_tokens_are_guarded_and_not_inherited(tmp_path: Path) -> None:
 
 def test_the_data_directory_is_private(tmp_path: Path) -> None:
     data = tmp_path / "a" / "data"
-    with datadir.held(data):
+    with data_directory.held(data):
         assert data.stat().st_mode & 0o777 == 0o700
         assert (data / "supervisor.lock").stat().st_mode & 0o777 == 0o600
-        with pytest.raises(errors.DataDirectoryBusy, match=f"pid {os.getpid()}"), datadir.held(data):
+        with pytest.raises(errors.DataDirectoryBusy, match=f"pid {os.getpid()}"), data_directory.held(data):
             pass
-    with datadir.held(data):
+    with data_directory.held(data):
         pass
 
 
 def test_a_data_directory_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(errors.SettingsRefused, match="cannot use"), datadir.held(tmp_path / "file"):
+    with pytest.raises(errors.SettingsRefused, match="cannot use"), data_directory.held(tmp_path / "file"):
         pass
 
 

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from supervisor import __version__, cli, errors, model, settings
+from supervisor import __version__, settings
+from supervisor.cli import app
+from supervisor.core import errors, model
 
 
 @pytest.fixture(autouse=True)
@@ -354,7 +356,7 @@ def test_an_unknown_flag() -> None:
 
 def test_the_namesake_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(importlib.metadata, "distribution", lambda name: name)
-    assert cli.main([]) == 2
+    assert app.main([]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert "the distribution 'supervisor'" in line
 

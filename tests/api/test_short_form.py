@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from supervisor.fleet import Wait
+from supervisor.fleet.fleet import Wait
 from tests.api.conftest import Api
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")

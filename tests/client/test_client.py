@@ -15,9 +15,9 @@ from typing import Any
 import anyio
 import pytest
 
-from supervisor import model
 from supervisor.api import answers
 from supervisor.client import AsyncClient, Client, Line, Problem, Unreachable, calls, values
+from supervisor.core import model
 from tests.program import Program
 from tests.waiting import wait_for
 

@@ -15,7 +15,7 @@ import yaml
 from prometheus_client import parser
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 
-from supervisor.model import Cause, State
+from supervisor.core.model import Cause, State
 from tests.program import Program
 from tests.sse import following
 from tests.waiting import wait_for

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from supervisor import settings
+from supervisor.core.model import Identity, Run
 from supervisor.engine.local import LocalEngine
 from supervisor.engine.protocol import Engine, Order, Process
-from supervisor.model import Identity, Run
 from tests.fakes import Behaviour, FakeEngine
 from tests.process.clients import BOTS, KINDS
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor import errors
+from supervisor.core import errors
 from tests.process.benches import Bench, FakeBench, LocalBench, run_of, until
 
 pytestmark = pytest.mark.anyio

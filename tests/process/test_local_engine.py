@@ -20,10 +20,11 @@ import psutil
 import pytest
 
 from botproc import kernel, wire
-from supervisor import errors, settings
+from supervisor import settings
+from supervisor.core import errors
+from supervisor.core.model import Identity
 from supervisor.engine import pidfd
 from supervisor.engine.protocol import Order
-from supervisor.model import Identity
 from tests.faults.observe import is_alive
 from tests.process.benches import LocalBench, kinds, run_of, until
 from tests.process.clients import ROOT

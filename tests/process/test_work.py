@@ -26,9 +26,11 @@ import psutil
 import pytest
 
 from botproc import immortal
-from supervisor import logs, retention, settings
-from supervisor.api import app
+from supervisor import logs, settings
+from supervisor.api import application
+from supervisor.fleet import retention
 from supervisor.metrics import Metrics
+from supervisor.program import open_fleet, open_ledger
 from supervisor.store import Ledger, writer
 from tests.faults.observe import warm_zygote
 from tests.process.benches import until
@@ -204,10 +206,10 @@ async def supervisor(
     os.close(nowhere)
     try:
         async with (
-            app.open_ledger(chosen, counts) as ledger,
-            app.open_fleet(chosen, ledger, counts, out, lambda: chosen, lambda: False) as fleet,
+            open_ledger(chosen, counts) as ledger,
+            open_fleet(chosen, ledger, counts, out, lambda: chosen, lambda: False) as fleet,
             httpx.AsyncClient(
-                transport=httpx.ASGITransport(app.create_app(fleet, chosen)), base_url="http://localhost"
+                transport=httpx.ASGITransport(application.create(fleet, chosen)), base_url="http://localhost"
             ) as client,
         ):
             made = Supervisor(client, ledger)

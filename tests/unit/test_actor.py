@@ -14,11 +14,10 @@ from typing import Any
 
 import pytest
 
-from supervisor import credentials, errors, settings
-from supervisor.actor import DUMP_S, KILL_AGAIN_S, LEDGER_RETRY_S, Actor, Ended, Ready, ShutDown, Surroundings
-from supervisor.lifecycle import Event
-from supervisor.metrics import Metrics
-from supervisor.model import (
+from supervisor import settings
+from supervisor.core import errors
+from supervisor.core.machine import Event
+from supervisor.core.model import (
     Bot,
     Cause,
     Exit,
@@ -34,8 +33,20 @@ from supervisor.model import (
     State,
     now_us,
 )
-from supervisor.pulse import EVERY_S, Pulse
-from supervisor.starts import Rate, Starts
+from supervisor.fleet import credentials
+from supervisor.fleet.actor import (
+    DUMP_S,
+    KILL_AGAIN_S,
+    LEDGER_RETRY_S,
+    Actor,
+    Ended,
+    Ready,
+    ShutDown,
+    Surroundings,
+)
+from supervisor.fleet.pulse import EVERY_S, Pulse
+from supervisor.fleet.starts import Rate, Starts
+from supervisor.metrics import Metrics
 from supervisor.store import Ledger
 from tests.fakes import Behaviour, FakeEngine, FakeProcess, NoLogs
 from tests.ledgers import create_bot

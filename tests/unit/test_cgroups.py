@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from supervisor.core.model import Limits
 from supervisor.engine import cgroups, oom
-from supervisor.model import Limits
 
 ALL = Limits(memory_bytes=1 << 26, pids=20, cpu=0.5)
 NO_KILL = "low 0\nmax 0\noom 0\noom_kill 0\noom_group_kill 0\n"

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from supervisor.engine import crash
-from supervisor.model import Raised
+from supervisor.core.model import Raised
+from supervisor.engine import crash_report
 
 LOCK = b"7 4242 99\n"
 RECORD = {"type": "ValueError", "message": "no such town", "fingerprint": "0b1d"}
@@ -23,7 +23,7 @@ def line(**fields: Any) -> bytes:
 def read(tmp_path: Path, content: bytes) -> Raised | None:
     path = tmp_path / "1.lock"
     path.write_bytes(content)
-    return crash.read(path, 7)
+    return crash_report.read(path, 7)
 
 
 def test_a_record(tmp_path: Path) -> None:
@@ -73,16 +73,16 @@ def test_what_is_no_record(tmp_path: Path, record: bytes) -> None:
 
 def test_what_is_no_file(tmp_path: Path) -> None:
     path = tmp_path / "1.lock"
-    assert crash.read(path, 7) is None
+    assert crash_report.read(path, 7) is None
     path.mkdir()
-    assert crash.read(path, 7) is None
+    assert crash_report.read(path, 7) is None
     path.rmdir()
     os.mkfifo(path)
-    assert crash.read(path, 7) is None
+    assert crash_report.read(path, 7) is None
     path.unlink()
     (tmp_path / "elsewhere").write_bytes(LOCK + line())
     path.symlink_to(tmp_path / "elsewhere")
-    assert crash.read(path, 7) is None
+    assert crash_report.read(path, 7) is None
 
 
 def test_texts_are_cut_and_harmless(tmp_path: Path) -> None:

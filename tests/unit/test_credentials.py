@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor import credentials, errors
+from supervisor.core import errors
+from supervisor.fleet import credentials
 
 
 def test_a_credential_is_named_by_the_parameters() -> None:

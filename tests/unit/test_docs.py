@@ -12,8 +12,8 @@ import pytest
 
 from botproc import wire
 from supervisor.api import routes, streams
-from supervisor.fleet import Fleet
-from supervisor.model import Cause, State
+from supervisor.core.model import Cause, State
+from supervisor.fleet.fleet import Fleet
 from supervisor.settings import Budget, Flags, Kind, Limits, Restart, Schedule
 
 ROOT = Path(__file__).parents[2]

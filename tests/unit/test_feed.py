@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from supervisor import feed, model
-from supervisor.model import Goal, State
+from supervisor.core import model
+from supervisor.core.model import Goal, State
+from supervisor.fleet import feed
 from supervisor.store import Ledger
 from tests.ledgers import create_bot
 

@@ -14,29 +14,15 @@ FILES = [*sorted((ROOT / "supervisor").rglob("*.py")), *sorted((ROOT / "botproc"
 ROOMS = [
     ("supervisor.__main__",),
     ("supervisor.cli", "supervisor.botctl"),
-    ("supervisor.upgrade", "supervisor.check"),
+    ("supervisor.program",),
     ("supervisor.api",),
-    ("supervisor.rollout",),
     ("supervisor.fleet",),
-    ("supervisor.feed",),
-    ("supervisor.actor",),
-    ("supervisor.retention", "supervisor.notices", "supervisor.redis_stream"),
-    ("supervisor.engine", "supervisor.store", "supervisor.logs", "supervisor.params", "supervisor.migrations"),
-    (
-        "supervisor.credentials",
-        "supervisor.printed",
-        "supervisor.metrics",
-        "supervisor.pulse",
-        "supervisor.schedules",
-        "supervisor.secrets",
-        "supervisor.starts",
-    ),
-    ("supervisor.tokens",),
-    ("supervisor.settings",),
-    ("supervisor.webhooks", "supervisor.names"),
-    ("supervisor.restart",),
-    ("supervisor.lifecycle",),
-    ("supervisor.model", "supervisor.errors", "supervisor.moments"),
+    ("supervisor.notices",),
+    ("supervisor.engine",),
+    ("supervisor.store", "supervisor.logs"),
+    ("supervisor.data_directory", "supervisor.metrics"),
+    ("supervisor.settings", "supervisor.event_loop"),
+    ("supervisor.core",),
     ("supervisor.client",),
     ("botproc",),
 ]
@@ -101,20 +87,20 @@ def test_botproc_stands_alone() -> None:
 
 def test_only_the_composition_root_names_an_engine() -> None:
     users = {module_of(file) for file in FILES if "supervisor.engine.local" in imports_of(file)}
-    assert users == {"supervisor.api.app"}
+    assert users == {"supervisor.program"}
 
 
 def test_above_the_engine_nobody_knows_how_processes_are_made() -> None:
     for file in FILES:
         module = module_of(file)
-        if module == "supervisor.api.app" or module.startswith(("supervisor.engine", "botproc")):
+        if module == "supervisor.program" or module.startswith(("supervisor.engine", "botproc")):
             continue
         below = {name for name in imports_of(file) if name.startswith(("supervisor.engine", "botproc"))}
         # `kernel` is for the start of the program: the signals that it inherits, and its lock.
         allowed = {
             "supervisor.engine.protocol",
             "botproc.wire",
-            *(["botproc.kernel"] if module in ("supervisor.cli", "supervisor.api.datadir") else []),
+            *(["botproc.kernel"] if module in ("supervisor.cli.app", "supervisor.data_directory") else []),
         }
         assert below <= allowed, f"{module} imports {below}"
 

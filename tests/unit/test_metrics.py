@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from prometheus_client import parser
 
+from supervisor.core.model import ACTIVE, Bot, Goal, RestartPolicy, State, Usage
 from supervisor.metrics import Levels, Metrics
-from supervisor.model import ACTIVE, Bot, Goal, RestartPolicy, State, Usage
 from supervisor.store import Ledger
 from tests.unit.test_rollout import World
 

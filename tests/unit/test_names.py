@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from supervisor import names
+from supervisor import event_loop
 from tests.waiting import wait_for
 
 
 def run(main: Any) -> Any:
-    with asyncio.Runner(loop_factory=names.Loop) as runner:
+    with asyncio.Runner(loop_factory=event_loop.Loop) as runner:
         return runner.run(main)
 
 

@@ -15,12 +15,13 @@ from typing import Any
 import pydantic
 import pytest
 
-from supervisor import settings, webhooks
-from supervisor.model import Bot, Cause, Event, Goal, LastExit, RestartPolicy, State
+from supervisor import settings
+from supervisor.core.model import Bot, Cause, Event, Goal, LastExit, RestartPolicy, State
 from supervisor.notices import bodies, notice, sender
 from supervisor.notices.health import Change, Health
 from supervisor.notices.notice import Notices, Occurrence, topic_for
-from supervisor.webhooks import Topic, Webhook
+from supervisor.settings import webhooks
+from supervisor.settings.webhooks import Topic, Webhook
 
 
 def webhook(**fields: Any) -> Webhook:

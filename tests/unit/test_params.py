@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor import errors, params
+from supervisor.core import errors, params
 
 DESCRIBED: list[dict[str, Any]] = [
     {"name": "n", "type": "int", "required": True, "default": None},

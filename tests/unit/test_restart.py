@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor import restart
-from supervisor.lifecycle import Event
-from supervisor.model import Cause, Exit, Goal, Policy, Raised, RestartPolicy
+from supervisor.core import restart
+from supervisor.core.machine import Event
+from supervisor.core.model import Cause, Exit, Goal, Policy, Raised, RestartPolicy
 
 
 def end(

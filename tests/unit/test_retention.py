@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from supervisor import errors, model, retention
-from supervisor.model import Cause, Goal, State
-from supervisor.retention import Retention
+from supervisor.core import errors, model
+from supervisor.core.model import Cause, Goal, State
+from supervisor.fleet import retention
+from supervisor.fleet.retention import Retention
 from supervisor.store import Ledger
 from tests.ledgers import create_bot
 

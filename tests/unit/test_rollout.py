@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from supervisor import errors, rollout, settings
-from supervisor.fleet import Fleet, Wait
+from supervisor import settings
+from supervisor.core import errors
+from supervisor.core.model import ACTIVE, BotQuery, NewBot, Policy, RestartPolicy, State
+from supervisor.fleet import rollout
+from supervisor.fleet.fleet import Fleet, Wait
+from supervisor.fleet.starts import Rate
 from supervisor.metrics import Metrics
-from supervisor.model import ACTIVE, BotQuery, NewBot, Policy, RestartPolicy, State
-from supervisor.secrets import Secrets
-from supervisor.starts import Rate
 from supervisor.store import Ledger
+from supervisor.store.secrets import Secrets
 from tests.fakes import Behaviour, FakeEngine, NoLogs
 
 pytestmark = pytest.mark.anyio

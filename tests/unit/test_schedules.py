@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor import schedules, settings
-from supervisor.model import Overlap, Schedule
+from supervisor import settings
+from supervisor.core import schedules
+from supervisor.core.model import Overlap, Schedule
 
 S = 1_000_000
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from supervisor import errors, secrets
-from supervisor.model import Params
-from supervisor.secrets import Secrets
+from supervisor.core import errors
+from supervisor.core.model import Params
+from supervisor.store import secrets
+from supervisor.store.secrets import Secrets
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from supervisor.starts import Rate, Starts, Turn
+from supervisor.fleet.starts import Rate, Starts, Turn
 from tests.unit.test_actor import ManualClockLoop
 
 pytestmark = pytest.mark.anyio

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from supervisor import errors, model
-from supervisor.model import Cause, Goal, State
+from supervisor.core import errors, model
+from supervisor.core.model import Cause, Goal, State
 from supervisor.store import Ledger
 from tests.ledgers import create_bot, create_bot_and_run, create_bots
 

@@ -13,14 +13,14 @@ import textwrap
 import threading
 from pathlib import Path
 
-from supervisor import model
+from supervisor.core import model
 from supervisor.store import Ledger
 from tests.ledgers import create_bot
 
 WRITER = textwrap.dedent(
     """
     import asyncio, os, pathlib, sys
-    from supervisor import model
+    from supervisor.core import model
     from supervisor.store import Ledger
 
     async def write(ledger):

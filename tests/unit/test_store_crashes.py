@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from supervisor import model
-from supervisor.model import Cause
+from supervisor.core import model
+from supervisor.core.model import Cause
 from supervisor.store import Ledger, crashes, file, runs
 from tests.ledgers import create_bot_and_run
 

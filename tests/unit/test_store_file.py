@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from peewee import OperationalError
 
-from supervisor import errors, migrations, model
-from supervisor.model import Cause, State
-from supervisor.store import Ledger, bots, crashes, file, runs
+from supervisor.core import errors, model
+from supervisor.core.model import Cause, State
+from supervisor.store import Ledger, bots, crashes, file, migrations, runs
 from supervisor.store.tables import Bot, Event, Run, Start
 from tests.ledgers import create_bot, create_bot_and_run
 

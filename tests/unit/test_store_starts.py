@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from supervisor import errors, model
-from supervisor.store import Ledger, starts
+from supervisor.core import errors, model
+from supervisor.store import Ledger, budgets
 from tests.ledgers import create_bot, create_bot_and_run
 
 pytestmark = pytest.mark.anyio
@@ -145,7 +145,7 @@ async def test_a_new_bot_without_a_start_left_is_made_without_a_run(ledger: Ledg
 
 async def test_old_starts_are_tidied_away_a_few_at_a_time(ledger: Ledger, clock: Clock, tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as db:
-        old = [("discord:alice", clock.now - DAY)] * (starts._TIDIED + 5)
+        old = [("discord:alice", clock.now - DAY)] * (budgets._TIDIED + 5)
         db.executemany("INSERT INTO start (key, at) VALUES (?, ?)", [*old, ("discord:bob", 1)])
     await start(ledger)
     assert len(rows(tmp_path)) == 5 + 2

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from peewee import SqliteDatabase
 
-from supervisor import errors, model
-from supervisor.model import Cause, Goal, State
+from supervisor.core import errors, model
+from supervisor.core.model import Cause, Goal, State
 from supervisor.store import Ledger, file
 from supervisor.store import writer as store_writer
 from supervisor.store.writer import GROUP, Writer

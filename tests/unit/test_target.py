@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from botproc import target
-from supervisor import params
+from supervisor.core import params
 
 
 class Login(pydantic.BaseModel):

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor import lifecycle
-from supervisor.lifecycle import Event, MissingTransition, step
-from supervisor.model import ACTIVE, SETTLED, State
+from supervisor.core import machine
+from supervisor.core.machine import Event, MissingTransition, step
+from supervisor.core.model import ACTIVE, SETTLED, State
 
 COMMANDS = (Event.START, Event.STOP, Event.RESTART)
 WITH_A_PROCESS = ACTIVE - {State.BACKOFF}
@@ -52,7 +52,7 @@ def test_without_a_process_nothing_of_a_process_can_come(state: State) -> None:
 def test_a_state_that_is_settled_is_left_by_starts_alone(events: list[Event]) -> None:
     state = State.STARTING
     for event in events:
-        if event in lifecycle.TABLE[state]:
+        if event in machine.TABLE[state]:
             before, state = state, step(state, event)
             if before in SETTLED and state not in SETTLED:
                 assert event in (Event.START, Event.RESTART, Event.DEADLINE)
@@ -63,6 +63,6 @@ def test_a_state_that_is_settled_is_left_by_starts_alone(events: list[Event]) ->
 
 def test_the_diagram_in_the_docs_is_the_table() -> None:
     text = (Path(__file__).parents[2] / "docs" / "lifecycle.md").read_text()
-    assert f"```mermaid\n{lifecycle.diagram()}\n```" in text
+    assert f"```mermaid\n{machine.diagram()}\n```" in text
     for state in State:
         assert f"| {state} |" in text

@@ -19,8 +19,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from supervisor import errors
-from supervisor.model import Entry
+from supervisor.core import errors
+from supervisor.core.model import Entry
 from supervisor.store import Ledger
 
 log = logging.getLogger(__name__)

@@ -19,8 +19,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from supervisor import errors
-from supervisor.api import datadir, listener
+from supervisor import data_directory
+from supervisor.api import listener
+from supervisor.core import errors
 
 LIMIT_S = 60.0
 """How long the new supervisor may take until it serves."""
@@ -35,7 +36,7 @@ def restart(argv: Sequence[str]) -> int:
         description="Replaces the running supervisor by what is installed now. No bot is touched.",
         allow_abbrev=False,
     )
-    datadir.add_flag(parser)
+    data_directory.add_flag(parser)
     data_dir: Path = parser.parse_args(argv).data_dir
     pid, took_s = _restarted(data_dir)
     print(f"the supervisor in {data_dir}, pid {pid}, was replaced: the API was away for {took_s:.2f} s at most")
@@ -44,12 +45,12 @@ def restart(argv: Sequence[str]) -> int:
 
 def _restarted(data_dir: Path) -> tuple[int, float]:
     try:
-        before = pid, since = datadir.said(data_dir)
-        fd = os.pidfd_open(pid) if pid and datadir.holder(data_dir) == pid else None
+        before = pid, since = data_directory.said(data_dir)
+        fd = os.pidfd_open(pid) if pid and data_directory.holder(data_dir) == pid else None
     except (FileNotFoundError, ProcessLookupError):
         fd = None
     except OSError as error:
-        raise errors.NotReplaced(f"cannot read {data_dir / datadir.LOCK}: {error.strerror}") from None
+        raise errors.NotReplaced(f"cannot read {data_dir / data_directory.LOCK}: {error.strerror}") from None
     if fd is None:
         raise errors.NotReplaced(f"no supervisor works in {data_dir}")
     try:
@@ -58,7 +59,11 @@ def _restarted(data_dir: Path) -> tuple[int, float]:
             raise errors.NotReplaced(f"the supervisor in {data_dir}, pid {pid}, does not serve yet")
         try:
             # Looked at after the pidfd was opened: that is the process that will get the signal.
-            if not (_has_lock(pid, data_dir) and datadir.holder(data_dir) == pid and datadir.said(data_dir) == before):
+            if not (
+                _has_lock(pid, data_dir)
+                and data_directory.holder(data_dir) == pid
+                and data_directory.said(data_dir) == before
+            ):
                 raise errors.NotReplaced(f"the supervisor in {data_dir} has just changed: try again")
             begin = time.monotonic()
             signal.pidfd_send_signal(fd, signal.SIGUSR2)
@@ -73,7 +78,7 @@ def _restarted(data_dir: Path) -> tuple[int, float]:
                 raise errors.NotReplaced(
                     f"the supervisor, pid {pid}, did not come back: its output says why. Bots run on; start it again"
                 )
-            now = datadir.said(data_dir)
+            now = data_directory.said(data_dir)
             if now[1] and now != before:
                 return pid, time.monotonic() - begin
         raise errors.NotReplaced(f"the supervisor, pid {pid}, does not serve again after {LIMIT_S:g} s")
@@ -83,7 +88,7 @@ def _restarted(data_dir: Path) -> tuple[int, float]:
 
 def _has_lock(pid: int, data_dir: Path) -> bool:
     """Whether the process has the lock file open. Raises OSError."""
-    lock = (data_dir / datadir.LOCK).stat()
+    lock = (data_dir / data_directory.LOCK).stat()
     fds = Path(f"/proc/{pid}/fd")
     return any(os.path.samestat(lock, fd.stat()) for fd in fds.iterdir() if fd.exists())
 

@@ -26,8 +26,8 @@ import pydantic_settings
 from cronsim import CronSim, CronSimError
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, Strict
 
-from supervisor import errors, model
-from supervisor.webhooks import Found, Webhook
+from supervisor.core import errors, model
+from supervisor.settings.webhooks import Found, Webhook
 
 PREFIX = "BOT_SUPERVISOR_"
 

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
-from supervisor import errors
-from supervisor.fleet import Fleet
-from supervisor.model import BotQuery, BotView, Outcome, State
+from supervisor.core import errors
+from supervisor.core.model import BotQuery, BotView, Outcome, State
+from supervisor.fleet.fleet import Fleet
 
 AT_ONCE = 100
 """So many bots are told at the same time, of however many were found."""

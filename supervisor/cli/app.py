@@ -14,13 +14,14 @@ from typing import Any
 import pydantic_settings
 
 from botproc import kernel
-from supervisor import __version__, check, errors, names, settings, tokens, upgrade
-from supervisor.notices import trial
+from supervisor import __version__, event_loop, settings
+from supervisor.cli import check, notify, restart, tokens
+from supervisor.core import errors
 
 COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "check": check.main,
-    "notify": trial.main,
-    "restart": upgrade.restart,
+    "notify": notify.main,
+    "restart": restart.restart,
     "token": tokens.main,
 }
 """What the first argument may choose: called with the arguments behind it, returns an exit code or raises Refused."""
@@ -41,15 +42,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         environment = dict(os.environ)
         flags = _flags(arguments)
         chosen = settings.read(flags)
-        from supervisor.api import app
+        from supervisor import program
 
         # Before there are threads, which would keep a mask of their own, and descriptors.
         kernel.reset_signals()
         kernel.open_standard_streams()
-        with asyncio.Runner(loop_factory=names.Loop) as runner:
-            sock = runner.run(app.serve(chosen, functools.partial(settings.read, flags, chosen)))
+        with asyncio.Runner(loop_factory=event_loop.Loop) as runner:
+            sock = runner.run(program.serve(chosen, functools.partial(settings.read, flags, chosen)))
         if sock is not None:
-            upgrade.replace(sock, environment)
+            restart.replace(sock, environment)
         return 0
     except errors.Refused as refused:
         print(f"bot-supervisor: {refused.detail}", file=sys.stderr)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from supervisor import errors
-from supervisor.model import Params
+from supervisor.core import errors
+from supervisor.core.model import Params
 
 
 def name(template: str, params: Params) -> str:

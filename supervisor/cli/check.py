@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from supervisor import errors, secrets
-from supervisor.api import datadir
-from supervisor.store import inspection
+from supervisor import data_directory
+from supervisor.core import errors
+from supervisor.store import inspection, secrets
 from supervisor.store.inspection import Inspection
 
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
         " nothing, and exits with 0 when all is well, else with 1. Beside a supervisor it looks at the ledger alone.",
         allow_abbrev=False,
     )
-    datadir.add_flag(parser)
+    data_directory.add_flag(parser)
     found = list(_looked_at(parser.parse_args(argv).data_dir))
     print(*found, sep="\n")
     return int(any(finding.wrong for finding in found))
@@ -52,7 +52,7 @@ def _looked_at(data_dir: Path) -> Iterator[Finding]:
         if not data_dir.is_dir():
             yield Finding(what="data", told=f"{data_dir} is no directory; name another by --data-dir", wrong=True)
             return
-        pid = datadir.holder(data_dir)
+        pid = data_directory.holder(data_dir)
         told = "no supervisor works in it" if pid is None else f"a supervisor (pid {pid}) works in it"
         yield Finding(what="data", told=f"{data_dir}; {told}")
         try:
@@ -115,7 +115,7 @@ def _of_secrets(ledger: Inspection, directory: Path) -> Iterator[Finding]:
 
 def _of_locks(ledger: Inspection, directory: Path) -> Iterator[Finding]:
     locks = _those_in(directory, "*.lock")
-    held = [path for path in locks if datadir.is_locked(path)]
+    held = [path for path in locks if data_directory.is_locked(path)]
     owned = [path for path in held if path.stem in map(str, ledger.open_runs)]
     alive = f"{len(owned)} bots of {len(ledger.open_runs)} with an open run live; the next supervisor takes them over"
     yield Finding(what="locks", told=alive if ledger.open_runs else f"{len(locks)}, none held")

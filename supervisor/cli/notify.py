@@ -6,11 +6,12 @@ import argparse
 import asyncio
 from collections.abc import Sequence
 
-from supervisor import errors, names, settings
-from supervisor.model import now_us
+from supervisor import event_loop, settings
+from supervisor.core import errors
+from supervisor.core.model import now_us
 from supervisor.notices import bodies
 from supervisor.notices.notice import Notice, Occurrence
-from supervisor.webhooks import Topic, Webhook
+from supervisor.settings.webhooks import Topic, Webhook
 
 
 def main(argv: Sequence[str]) -> int:
@@ -28,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     webhooks = settings.read(flags).webhooks
     if not webhooks:
         raise errors.SettingsRefused("the settings have no [[webhooks]]; name their file with --config")
-    with asyncio.Runner(loop_factory=names.Loop) as runner:
+    with asyncio.Runner(loop_factory=event_loop.Loop) as runner:
         return 0 if runner.run(_all_told(webhooks)) else 1
 
 

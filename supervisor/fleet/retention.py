@@ -8,8 +8,8 @@ import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from supervisor import errors
-from supervisor.model import now_us
+from supervisor.core import errors
+from supervisor.core.model import now_us
 from supervisor.store import Ledger
 
 log = logging.getLogger(__name__)

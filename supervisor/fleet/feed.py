@@ -12,9 +12,10 @@ import functools
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeVar
 
-from supervisor import errors, logs
-from supervisor.actor import Logs
-from supervisor.model import Entry, Event, Run
+from supervisor import logs
+from supervisor.core import errors
+from supervisor.core.model import Entry, Event, Run
+from supervisor.fleet.actor import Logs
 from supervisor.store import Ledger
 
 T = TypeVar("T")

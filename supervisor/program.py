@@ -11,69 +11,24 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 
-from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
-
-from supervisor import errors, logs
-from supervisor.api import (
-    access,
-    audit,
-    datadir,
-    document,
-    headers,
-    limits,
-    listener,
-    metrics,
-    problems,
-    routes,
-    server,
-    streams,
-    threads,
-)
+from supervisor import data_directory, logs
+from supervisor.api import application, audit, listener, server, threads
+from supervisor.core import errors
 from supervisor.engine.local import LocalEngine
-from supervisor.fleet import Fleet
+from supervisor.fleet.fleet import Fleet
+from supervisor.fleet.retention import Retention
+from supervisor.fleet.starts import Rate
+from supervisor.logs.console_offsets import Printed
 from supervisor.metrics import Metrics
-from supervisor.printed import Printed
-from supervisor.retention import Retention
-from supervisor.secrets import Secrets
 from supervisor.settings import Settings
-from supervisor.starts import Rate
 from supervisor.store import Ledger
+from supervisor.store.secrets import Secrets
 
 log = logging.getLogger(__name__)
 
 DRAIN_S = 0.5
 CONSOLE_S = 0.5
 """How long the last lines may take to reach a stdout that somebody reads slowly."""
-
-LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
-
-
-def create_app(fleet: Fleet, settings: Settings) -> FastAPI:
-    """The application, from the outermost layer to the routes."""
-    table = routes.table(fleet, streams.Streams(settings.max_streams))
-    level_of = routes.level_of(table)
-    own = f"[{settings.host}]" if ":" in settings.host else settings.host
-    app = document.Application(table, with_tokens=settings.admin_token is not None, params_schemas=fleet.params_schemas)
-    app.add_exception_handler(errors.Problem, problems.on_problem)
-    app.add_exception_handler(RequestValidationError, problems.on_invalid)
-    app.add_exception_handler(HTTPException, problems.on_http_error)
-    # What is added last is passed first.
-    app.add_middleware(limits.Bodies)
-    app.add_middleware(
-        access.Gate,
-        checks=(
-            access.Hosts([*LOCAL_NAMES, own, *settings.allowed_hosts]),
-            access.Tokens(level_of, settings.admin_token, settings.read_token),
-            access.Origins(level_of, settings.allowed_hosts),
-        ),
-    )
-    app.add_middleware(problems.Catch)
-    app.add_middleware(audit.Audit, level_of=level_of)
-    app.add_middleware(headers.Headers)
-    app.add_middleware(metrics.Timing, metrics=fleet.metrics)
-    return app
 
 
 @contextlib.contextmanager
@@ -121,7 +76,7 @@ async def telling(settings: Settings, ledger: Ledger) -> AsyncIterator[None]:
             )
         if settings.redis_url is not None:
             try:
-                from supervisor import redis_stream
+                from supervisor.notices import redis_stream
             except ModuleNotFoundError:
                 raise errors.SettingsRefused(
                     "redis_url is set, but the package redis is not installed: pip install 'bot-supervisor[redis]'"
@@ -215,7 +170,7 @@ async def serve(settings: Settings, reread: Callable[[], Settings]) -> socket.so
     counts = Metrics(per_bot=settings.metrics_per_bot)
     max_connections = min(settings.max_connections, server.raise_descriptor_limit() // 4)
     with (
-        datadir.held(settings.data_dir) as serves,
+        data_directory.held(settings.data_dir) as serves,
         listener.listen_locally(settings.uds)
         if settings.uds
         else listener.listen(settings.host, settings.port) as sock,
@@ -245,7 +200,7 @@ async def serve(settings: Settings, reread: Callable[[], Settings]) -> socket.so
             gc.collect()
             gc.freeze()
             gc.set_threshold(20_000, 20, 20)
-            http = server.Server(create_app(fleet, settings), max_connections=max_connections)
+            http = server.Server(application.create(fleet, settings), max_connections=max_connections)
             fleet.metrics.connections.set_function(lambda: len(http.server_state.connections))
             serving = asyncio.create_task(http.serve(sockets=[sock]))
             serves()

@@ -18,8 +18,8 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from botproc import wire
-from supervisor import errors
-from supervisor.model import Params
+from supervisor.core import errors
+from supervisor.core.model import Params
 
 _UNSPEAKABLE = re.compile("[\ud800-\udfff]")
 HIDDEN = "**********"

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 
 from peewee import SqliteDatabase
 
-from supervisor import model
+from supervisor.core import model
 from supervisor.store import runs
 
 _CAUSES = json.dumps([None, *model.Cause])

@@ -17,12 +17,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, M
 from pathlib import Path
 from typing import Any
 
-from supervisor import credentials, errors, feed, logs, params, schedules, secrets, settings
-from supervisor.actor import Actor, Logs, ShutDown, Surroundings
-from supervisor.engine.protocol import Engine
-from supervisor.lifecycle import Event
-from supervisor.metrics import Levels, Metrics
-from supervisor.model import (
+from supervisor import logs, settings
+from supervisor.core import errors, params, schedules
+from supervisor.core.machine import Event
+from supervisor.core.model import (
     ACTIVE,
     SETTLED,
     Bot,
@@ -44,10 +42,14 @@ from supervisor.model import (
     State,
     now_us,
 )
-from supervisor.pulse import Pulse
-from supervisor.secrets import Secrets
-from supervisor.starts import Rate, Starts
-from supervisor.store import Ledger
+from supervisor.engine.protocol import Engine
+from supervisor.fleet import credentials, feed
+from supervisor.fleet.actor import Actor, Logs, ShutDown, Surroundings
+from supervisor.fleet.pulse import Pulse
+from supervisor.fleet.starts import Rate, Starts
+from supervisor.metrics import Levels, Metrics
+from supervisor.store import Ledger, secrets
+from supervisor.store.secrets import Secrets
 
 log = logging.getLogger(__name__)
 

@@ -2,14 +2,14 @@
 
 Everything that decides which state follows which must live here. There is no clock, no I/O and no process in
 this file. A pair that is missing is a bug of the caller: `step` raises and names it. The diagram in
-`docs/lifecycle.md` is made from the table (`python -m supervisor.lifecycle`), and a test compares the two.
+`docs/lifecycle.md` is made from the table (`python -m supervisor.core.machine`), and a test compares the two.
 """
 
 from __future__ import annotations
 
 import enum
 
-from supervisor.model import State
+from supervisor.core.model import State
 
 
 class Event(enum.StrEnum):

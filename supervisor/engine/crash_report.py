@@ -13,7 +13,7 @@ import stat
 from pathlib import Path
 
 from supervisor import logs
-from supervisor.model import Raised
+from supervisor.core.model import Raised
 
 _FILE_BYTES = 16384
 """More than both lines can have, with each character of the message as an escape of its own."""

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Protocol
 
 from botproc import wire
-from supervisor import credentials, errors, logs, restart, schedules, settings
-from supervisor.engine.protocol import Engine, Order, Process
-from supervisor.lifecycle import Event, step
-from supervisor.metrics import Metrics
-from supervisor.model import (
+from supervisor import logs, settings
+from supervisor.core import errors, restart, schedules
+from supervisor.core.machine import Event, step
+from supervisor.core.model import (
     SETTLED,
     Bot,
     Budget,
@@ -37,8 +36,11 @@ from supervisor.model import (
     Usage,
     now_us,
 )
-from supervisor.pulse import Pulse
-from supervisor.starts import Starts, Turn
+from supervisor.engine.protocol import Engine, Order, Process
+from supervisor.fleet import credentials
+from supervisor.fleet.pulse import Pulse
+from supervisor.fleet.starts import Starts, Turn
+from supervisor.metrics import Metrics
 from supervisor.store import Ledger
 
 log = logging.getLogger(__name__)

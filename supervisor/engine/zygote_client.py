@@ -20,10 +20,11 @@ from typing import Any
 import psutil
 
 from botproc import kernel, wire, zygote
-from supervisor import __version__, errors, settings
+from supervisor import __version__, settings
+from supervisor.core import errors
+from supervisor.core.model import Cause, Exit, Identity, Params, now_us
 from supervisor.engine import pidfd
 from supervisor.engine.process import LocalProcess
-from supervisor.model import Cause, Exit, Identity, Params, now_us
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from peewee import SqliteDatabase
 
-from supervisor import errors, model
+from supervisor.core import errors, model
 from supervisor.store import tables
 from supervisor.store.tables import Start
 

@@ -7,8 +7,8 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from supervisor.lifecycle import Event
-from supervisor.model import Cause, Exit, Goal, Policy, Raised, RestartPolicy
+from supervisor.core.machine import Event
+from supervisor.core.model import Cause, Exit, Goal, Policy, Raised, RestartPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from botproc import kernel
-from supervisor import errors, settings
+from supervisor import settings
+from supervisor.core import errors
 
 LOCK = "supervisor.lock"
 """The file that is locked: the holder's pid, and once it serves a second line, which is never the same again."""

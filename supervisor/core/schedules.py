@@ -10,15 +10,15 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
 
-from supervisor import moments
-from supervisor.model import Overlap, Schedule
+from supervisor.core import timestamps
+from supervisor.core.model import Overlap, Schedule
 
 
 def next_after(schedule: Schedule, after: int) -> int | None:
     """The first moment of the schedule that is later; None when there is none in the next fifty years."""
-    begin = moments.utc(after).astimezone(ZoneInfo(schedule.timezone))
+    begin = timestamps.utc(after).astimezone(ZoneInfo(schedule.timezone))
     for time in CronSim(schedule.cron, begin):
-        at = moments.of(time)
+        at = timestamps.of(time)
         if at > after:
             return at
     return None

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
-from supervisor import errors
+from supervisor.core import errors
 
 DEFAULT = Path("tokens.toml")
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-from supervisor import errors
+from supervisor.core import errors
 
 SAFE_INTEGER = 2**53
 """JSON numbers beyond are not the same number to every reader."""

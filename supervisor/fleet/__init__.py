@@ -1,0 +1,1 @@
+"""All bots: their actors, and what they share."""
