@@ -36,16 +36,28 @@ class State(enum.StrEnum):
     STOPPING = "stopping"
     KILLING = "killing"
     BACKOFF = "backoff"
+    SCHEDULED = "scheduled"
     STOPPED = "stopped"
     EXITED = "exited"
     FAILED = "failed"
 
 
-ACTIVE = frozenset({State.STARTING, State.RUNNING, State.STOPPING, State.KILLING, State.BACKOFF})
+ACTIVE = frozenset({State.STARTING, State.RUNNING, State.STOPPING, State.KILLING, State.BACKOFF, State.SCHEDULED})
 """A process exists, or one is about to."""
 
 SETTLED = frozenset({State.STOPPED, State.EXITED, State.FAILED})
 """No process, and none will come by itself (but for the slow retry of a failed bot)."""
+
+
+class WaitingFor(enum.StrEnum):
+    """What a bot without a process waits for before its next start."""
+
+    RESTART = "restart"
+    BUDGET = "budget"
+    LEDGER = "ledger"
+    TURN = "turn"
+    SCHEDULE = "schedule"
+    NODE = "node"
 
 
 class Goal(enum.StrEnum):
@@ -197,6 +209,12 @@ class Exit:
     raised: Raised | None = None
     asked: Cause | None = None
     """It was ended on purpose, though not by the supervisor: there was none for too long."""
+    log_end: int | None = None
+    """Where its output ends in the bot's log; None where that could not be read."""
+    last_lines: tuple[str, ...] = ()
+    """The last lines that it wrote, if it wrote any and they could be read."""
+    stacks: tuple[str, ...] = ()
+    """What it wrote down when it was asked to dump its stacks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,6 +291,8 @@ class Run:
     raised: Raised | None = None
     fingerprint: str | None = None
     """Of a run that failed: that of what it raised, or else its cause with its code or signal."""
+    node: str | None = None
+    """The machine on which it runs or ran; None on the supervisor's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,6 +356,8 @@ class Usage:
     rss_bytes: int
     threads: int
     descendants: int
+    frozen: bool = False
+    """It was stopped by a signal, such as SIGSTOP, or by a debugger."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,7 +47,7 @@ def test_without_privileges_and_with_a_root_that_cannot_be_written(directory: Pa
     wrapper = ["unshare", "--pid", "--fork", "--mount", "--mount-proc", "--kill-child"]
     wrapper += ["sh", "-ec", shut, str(directory)]
     # The program executes its interpreter again, for zygotes.
-    probe = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import supervisor.api.app'], check=True)"
+    probe = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import supervisor.program'], check=True)"
     if subprocess.run([*wrapper, sys.executable, "-c", probe], capture_output=True).returncode != 0:
         pytest.skip("no such place can be made here, or the user cannot read this tree in it")
     program = Program(directory, kinds={"family": 'target = "misbehaving:has_a_family"'}, flags=SOON)

@@ -242,7 +242,7 @@ def nobody() -> Iterator[tuple[Program, Sequence[str]]]:
     try:
         # The program executes its interpreter again, for zygotes.
         probe = (
-            "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import supervisor.api.app'], check=True)"
+            "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import supervisor.program'], check=True)"
         )
         if subprocess.run([*wrapper, sys.executable, "-c", probe], capture_output=True).returncode != 0:
             pytest.skip("an ordinary user cannot read this tree or its environment, or there is no setpriv")
