@@ -29,7 +29,7 @@ def storable(text: str) -> str:
 
 
 class State(enum.StrEnum):
-    """What a bot is doing. Only `lifecycle.TABLE` says how one leads to another."""
+    """What a bot is doing. Only `machine.TABLE` says how one leads to another."""
 
     STARTING = "starting"
     RUNNING = "running"
@@ -260,6 +260,9 @@ class Bot:
     last_exit: LastExit | None = None
     limits: Limits = Limits()
     schedule: Schedule | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """What it says itself of `restart` and `limits` (some of their fields), `grace_s` and `schedule`. All else is what
+    its kind said when its latest run began."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from peewee import SQL, Expression, SqliteDatabase
 
-from supervisor.core import model, restart
+from supervisor.core import model, reasons, restart
 from supervisor.store import crashes, tables
 from supervisor.store.tables import Run
 
@@ -56,7 +56,7 @@ def close(
     row = {
         "ended_at": exit.ended_at,
         "exit_code": exit.exit_code,
-        "signal": None if exit.signal is None else restart.signal_name(exit.signal),
+        "signal": None if exit.signal is None else reasons.signal_name(exit.signal),
         "cause": cause,
         "detail": detail,
         "cpu_seconds": exit.cpu_seconds,
