@@ -44,7 +44,7 @@ class Bots:
     async def start_new(self, new: requests.NewBot | None = None, idempotency_key: IdempotencyKey = None) -> Response:
         """Make a bot and start it; answered once its process exists and its run is in the ledger."""
         view = await self._create(new, idempotency_key, Wait.PROCESS)
-        return answers.reply(answers.STARTED, answers.Started(bot_id=view.bot_id))
+        return answers.reply(answers.STARTED, answers.Started(bot_id=view.bot.bot_id))
 
     async def stop_by_get(self, bot_id: BotId) -> Response:
         """Stop a bot; answered once its process and all that it started are gone. Changes state, also as GET."""
@@ -73,7 +73,8 @@ class Bots:
         """Make a bot and start it; answered once its process exists or could not be made. A known Idempotency-Key
         is answered in the same way, with the bot that was made then."""
         view = await self._create(new, idempotency_key, Wait.READY if wait else Wait.ATTEMPT)
-        return answers.reply(answers.BOT, answers.bot(view), status=201, headers={"Location": f"/bots/{view.bot_id}"})
+        location = {"Location": f"/bots/{view.bot.bot_id}"}
+        return answers.reply(answers.BOT, answers.bot(view), status=201, headers=location)
 
     async def get_bot(self, bot_id: BotId) -> Response:
         """One bot."""
@@ -132,7 +133,7 @@ class Bots:
             views = await self.fleet.create_many(
                 new, many.count, idempotency_key=idempotency_key, wait=Wait.READY if wait else Wait.ATTEMPT
             )
-        audit.concerns(*(view.bot_id for view in views))
+        audit.concerns(*(view.bot.bot_id for view in views))
         return answers.reply(answers.BATCH, answers.Batch(bots=list(map(answers.bot, views))), status=201)
 
     async def start_many(
@@ -162,7 +163,7 @@ class Bots:
     async def _create(self, asked: requests.NewBot | None, idempotency_key: str | None, wait: Wait) -> model.BotView:
         async with self._new(asked or requests.NewBot()) as new:
             view = await self.fleet.create(new, idempotency_key=idempotency_key, wait=wait)
-        audit.concerns(view.bot_id)
+        audit.concerns(view.bot.bot_id)
         return view
 
     @contextlib.asynccontextmanager
@@ -202,7 +203,7 @@ def _results(outcomes: Sequence[model.Outcome]) -> Response:
 
 
 def _stopped(view: model.BotView) -> Response:
-    return answers.reply(answers.STOPPED, answers.Stopped(bot_id=view.bot_id, state=view.state))
+    return answers.reply(answers.STOPPED, answers.Stopped(bot_id=view.bot.bot_id, state=view.bot.state))
 
 
 def _bot(view: model.BotView, settled: bool = True) -> Response:

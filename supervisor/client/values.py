@@ -35,27 +35,32 @@ class Bot:
     kind: str
     params: Mapping[str, Any]
     labels: Mapping[str, str]
-    restart: Mapping[str, Any]
-    grace_s: float
     goal: str
     state: str
     reason: str
+    restarts: int
+    created_at: datetime
+    last_exit: LastExit | None
+    restart: Mapping[str, Any]
+    grace_s: float
+    limits: Mapping[str, Any]
+    schedule: Mapping[str, Any] | None
+    overrides: Mapping[str, Any]
+    waiting_for: str | None
+    next_start_at: datetime | None
     pid: int | None
     run_id: int | None
     started_at: datetime | None
     ready_at: datetime | None
     uptime_s: float | None
-    restarts: int
-    next_start_at: datetime | None
     cpu_percent: float | None
     rss_bytes: int | None
     threads: int | None
     descendants: int | None
     heartbeat_age_s: float | None
     status: str | None
-    last_exit: LastExit | None
-    limits: Mapping[str, Any]
-    schedule: Mapping[str, Any] | None
+    frozen: bool | None
+    node: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +80,6 @@ class Run:
     bot_id: int
     kind: str
     params: Mapping[str, Any]
-    pid: int | None
     started_at: datetime
     ready_at: datetime | None
     ended_at: datetime | None
@@ -86,10 +90,12 @@ class Run:
     cpu_seconds: float | None
     max_rss_bytes: int | None
     descendants_killed: int
-    log_bytes: int | None
     last_lines: Sequence[str]
     raised: Raised | None
     fingerprint: str | None
+    node: str | None
+    pid: int | None
+    log_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

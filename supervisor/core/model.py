@@ -17,8 +17,11 @@ T = TypeVar("T")
 Params = Mapping[str, Any]
 """The parameters of a bot, as JSON values by name."""
 
+Timestamp = int
+"""A moment: microseconds since the epoch, UTC."""
 
-def now_us() -> int:
+
+def now_us() -> Timestamp:
     """The wall clock in microseconds since the epoch, UTC."""
     return time.time_ns() // 1000
 
@@ -224,7 +227,7 @@ class LastExit:
     exit_code: int | None
     signal: str | None
     cause: Cause
-    at: int
+    at: Timestamp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,18 +249,18 @@ class Bot:
     """A bot as the ledger keeps it. `state` and `reason` are those of the latest event written."""
 
     bot_id: int
+    name: str | None
     kind: str
     params: Params
-    name: str | None
     labels: Mapping[str, str]
-    restart: RestartPolicy
-    grace_s: float
     goal: Goal
     state: State
     reason: str
     restarts: int
-    created_at: int
+    created_at: Timestamp
     last_exit: LastExit | None = None
+    restart: RestartPolicy
+    grace_s: float
     limits: Limits = Limits()
     schedule: Schedule | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -278,9 +281,9 @@ class Run:
     kind: str
     params: Params
     identity: Identity | None
-    started_at: int
-    ready_at: int | None
-    ended_at: int | None
+    started_at: Timestamp
+    ready_at: Timestamp | None
+    ended_at: Timestamp | None
     exit_code: int | None
     signal: str | None
     cause: Cause | None
@@ -364,35 +367,34 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BotView:
-    """A bot as callers see it: what is wanted, what is, and why. The fields of a process are None without one."""
+class LiveView:
+    """A bot's process as callers see it. What it uses is None where that could not be read."""
 
-    bot_id: int
-    name: str | None
-    kind: str
-    params: Params
-    labels: Mapping[str, str]
-    restart: RestartPolicy
-    grace_s: float
-    goal: Goal
-    state: State
+    pid: int
+    run_id: int
+    started_at: Timestamp
+    ready_at: Timestamp | None
+    uptime_s: float
+    cpu_percent: float | None
+    rss_bytes: int | None
+    threads: int | None
+    descendants: int | None
+    heartbeat_age_s: float | None
+    status: str | None
+    """Its own last words, by sd_notify."""
+    frozen: bool
+    node: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BotView:
+    """A bot as callers see it: what is wanted, what is, and why now; `live` is None without a process."""
+
+    bot: Bot
     reason: str
-    pid: int | None = None
-    run_id: int | None = None
-    started_at: int | None = None
-    ready_at: int | None = None
-    uptime_s: float | None = None
-    restarts: int
-    next_start_at: int | None = None
-    cpu_percent: float | None = None
-    rss_bytes: int | None = None
-    threads: int | None = None
-    descendants: int | None = None
-    heartbeat_age_s: float | None = None
-    status: str | None = None
-    last_exit: LastExit | None
-    limits: Limits = Limits()
-    schedule: Schedule | None = None
+    waiting_for: WaitingFor | None = None
+    next_start_at: Timestamp | None = None
+    live: LiveView | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

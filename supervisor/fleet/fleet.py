@@ -33,6 +33,7 @@ from supervisor.core.model import (
     Exit,
     Goal,
     KindView,
+    LiveView,
     NewBot,
     Page,
     Reloaded,
@@ -40,6 +41,7 @@ from supervisor.core.model import (
     RunQuery,
     Schedule,
     State,
+    WaitingFor,
     now_us,
 )
 from supervisor.engine.protocol import Engine
@@ -62,6 +64,11 @@ INSTANCES_AT_ONCE = 20
 
 METERED_AT_ONCE = 100
 """So many processes are looked at before others have their turn."""
+
+
+FROZEN = "frozen by a signal (state T)"
+
+WAITING_FOR = {State.BACKOFF: WaitingFor.RESTART, State.SCHEDULED: WaitingFor.SCHEDULE}
 
 
 class Wait(enum.Enum):
@@ -303,7 +310,7 @@ class Fleet:
             return _view(actor)
         bot = await self._within_grace(actor, lambda: actor.state in SETTLED or actor.starts != starts)
         # As it was when it had stopped, whoever may have started it again since.
-        return dataclasses.replace(_settled_view(bot), state=State.STOPPED)
+        return _settled_view(dataclasses.replace(bot, state=State.STOPPED))
 
     async def restart(self, bot_id: int, *, grace_s: float | None = None, wait: bool = True) -> BotView:
         """Ends the process, if there is one, and starts another when everything of it is gone. Raises StillAlive."""
@@ -405,10 +412,10 @@ class Fleet:
         views = [_view(actor) for actor in chosen[: query.limit + 1]]
         if query.states - ACTIVE:
             views += map(_settled_view, await self._ledger.bots(query, exclude=tuple(self._actors)))
-        views.sort(key=lambda view: view.bot_id)
+        views.sort(key=lambda view: view.bot.bot_id)
         more = len(views) > query.limit
         del views[query.limit :]
-        return Page(views, views[-1].bot_id if more else None)
+        return Page(views, views[-1].bot.bot_id if more else None)
 
     async def every(self, query: BotQuery) -> Sequence[BotView]:
         """All bots that match, by bot_id, however many there are."""
@@ -621,7 +628,7 @@ class Fleet:
             if not kinds:
                 return
             try:
-                bots = await self.every(BotQuery(states=frozenset(State)))
+                bots = [view.bot for view in await self.every(BotQuery(states=frozenset(State)))]
             except errors.LedgerUnavailable as unavailable:
                 log.warning("no instances are made before the next reload: %s", unavailable.detail)
                 return
@@ -775,53 +782,37 @@ def _matches(bot: Bot, query: BotQuery) -> bool:
 
 
 def _view(actor: Actor) -> BotView:
-    bot, process = actor.bot, actor.process
-    usage = process.usage() if process else None
+    live = _live(actor)
     return BotView(
-        bot_id=bot.bot_id,
-        name=bot.name,
-        kind=bot.kind,
-        params=bot.params,
-        labels=bot.labels,
-        restart=bot.restart,
-        grace_s=bot.grace_s,
-        goal=bot.goal,
-        state=bot.state,
-        reason=bot.reason,
-        pid=process.identity.pid if process else None,
-        run_id=actor.run_id if process else None,
-        started_at=actor.started_at if process else None,
-        ready_at=actor.ready_at if process else None,
-        uptime_s=actor.uptime_s if process else None,
-        restarts=bot.restarts,
+        bot=actor.bot,
+        reason=FROZEN if live and live.frozen else actor.bot.reason,
+        waiting_for=WAITING_FOR.get(actor.state),
         next_start_at=actor.next_start_at,
+        live=live,
+    )
+
+
+def _live(actor: Actor) -> LiveView | None:
+    process = actor.process
+    if process is None or actor.run_id is None or actor.started_at is None:
+        return None
+    usage = process.usage()
+    return LiveView(
+        pid=process.identity.pid,
+        run_id=actor.run_id,
+        started_at=actor.started_at,
+        ready_at=actor.ready_at,
+        uptime_s=actor.uptime_s,
         cpu_percent=actor.cpu_percent(usage) if usage else None,
         rss_bytes=usage.rss_bytes if usage else None,
         threads=usage.threads if usage else None,
         descendants=usage.descendants if usage else None,
-        heartbeat_age_s=actor.heartbeat_age_s if process else None,
-        status=actor.status if process else None,
-        last_exit=bot.last_exit,
-        limits=bot.limits,
-        schedule=bot.schedule,
+        heartbeat_age_s=actor.heartbeat_age_s,
+        status=actor.status,
+        frozen=usage.frozen if usage else False,
     )
 
 
 def _settled_view(bot: Bot) -> BotView:
     """A bot without an actor: all that there is stands in its row."""
-    return BotView(
-        bot_id=bot.bot_id,
-        name=bot.name,
-        kind=bot.kind,
-        params=bot.params,
-        labels=bot.labels,
-        restart=bot.restart,
-        grace_s=bot.grace_s,
-        goal=bot.goal,
-        state=bot.state,
-        reason=bot.reason,
-        restarts=bot.restarts,
-        last_exit=bot.last_exit,
-        limits=bot.limits,
-        schedule=bot.schedule,
-    )
+    return BotView(bot=bot, reason=bot.reason)

@@ -54,7 +54,7 @@ async def restart(
 
 
 async def _found(fleet: Fleet, query: BotQuery) -> Sequence[int]:
-    return [view.bot_id for view in await fleet.every(query)]
+    return [view.bot.bot_id for view in await fleet.every(query)]
 
 
 async def _each(fleet: Fleet, bot_ids: Sequence[int], command: Command, good: frozenset[State]) -> Sequence[Outcome]:
@@ -67,7 +67,7 @@ async def _each(fleet: Fleet, bot_ids: Sequence[int], command: Command, good: fr
                 view = await command(bot_id)
             except errors.Problem as problem:
                 return await _as_it_is(fleet, bot_id, problem.detail)
-            return Outcome(bot_id=bot_id, ok=view.state in good, state=view.state, detail=view.reason)
+            return Outcome(bot_id=bot_id, ok=view.bot.state in good, state=view.bot.state, detail=view.reason)
 
     return await asyncio.gather(*map(one, bot_ids))
 
@@ -75,7 +75,7 @@ async def _each(fleet: Fleet, bot_ids: Sequence[int], command: Command, good: fr
 async def _as_it_is(fleet: Fleet, bot_id: int, detail: str) -> Outcome:
     """The outcome for a bot with which it was not done, for the reason `detail`."""
     try:
-        state = (await fleet.view(bot_id)).state
+        state = (await fleet.view(bot_id)).bot.state
     except errors.Problem:
         # It was forgotten meanwhile, or the ledger cannot be read.
         state = None

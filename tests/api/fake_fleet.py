@@ -62,7 +62,7 @@ class FakeFleet:
             raise errors.ShuttingDown
         if idempotency_key in self.keys:
             return self.bots[self.keys[idempotency_key]]
-        if new.name is not None and any(bot.name == new.name for bot in self.bots.values()):
+        if new.name is not None and any(view.bot.name == new.name for view in self.bots.values()):
             raise errors.NameTaken(f"there is a bot {new.name!r} already")
         if new.kind == "broken":
             raise errors.SpawnFailed("cannot fork: no memory")
@@ -70,50 +70,32 @@ class FakeFleet:
         bot_id = len(self.bots) + 1
         if idempotency_key is not None:
             self.keys[idempotency_key] = bot_id
-        self.bots[bot_id] = self._up(
-            model.BotView(
-                bot_id=bot_id,
-                name=new.name,
-                kind=new.kind,
-                params=new.params,
-                labels=new.labels,
-                restart=new.restart,
-                grace_s=new.grace_s,
-                goal=model.Goal.UP,
-                state=model.State.STOPPED,
-                reason="",
-                pid=None,
-                run_id=None,
-                started_at=None,
-                ready_at=None,
-                uptime_s=None,
-                restarts=0,
-                next_start_at=None,
-                cpu_percent=None,
-                rss_bytes=None,
-                threads=None,
-                descendants=None,
-                heartbeat_age_s=None,
-                status=None,
-                last_exit=None,
-            )
+        bot = model.Bot(
+            **{field.name: getattr(new, field.name) for field in dataclasses.fields(new)},
+            bot_id=bot_id,
+            goal=model.Goal.UP,
+            state=model.State.STOPPED,
+            reason="",
+            restarts=0,
+            created_at=BEGAN,
         )
+        self.bots[bot_id] = self._up(bot)
         return self.bots[bot_id]
 
     async def start(self, bot_id: int, *, wait: bool = True) -> model.BotView:
         self.waited.append(wait)
-        bot = await self.view(bot_id)
-        if bot.pid is None:
-            self.bots[bot_id] = self._up(bot)
+        view = await self.view(bot_id)
+        if view.live is None:
+            self.bots[bot_id] = self._up(view.bot)
         return self.bots[bot_id]
 
     async def stop(self, bot_id: int, *, grace_s: float | None = None, wait: bool = True) -> model.BotView:
         self.waited.append(wait)
         self.graces.append(grace_s)
-        bot = await self.view(bot_id)
-        if bot.kind == "stubborn":
+        view = await self.view(bot_id)
+        if view.bot.kind == "stubborn":
             raise errors.StillAlive(f"bot {bot_id} is still killing: it sleeps in the kernel", bot_id=bot_id)
-        self.bots[bot_id] = self._down(bot)
+        self.bots[bot_id] = self._down(view)
         return self.bots[bot_id]
 
     async def restart(self, bot_id: int, *, grace_s: float | None = None, wait: bool = True) -> model.BotView:
@@ -125,15 +107,15 @@ class FakeFleet:
         del self.bots[bot_id]
 
     async def signal(self, bot_id: int, signum: int) -> None:
-        if (await self.view(bot_id)).pid is None:
+        if (await self.view(bot_id)).live is None:
             raise errors.NoProcess(bot_id=bot_id)
         self.signals.append((bot_id, signum))
 
     async def shutdown(self, grace_s: float) -> None:
         self.shutting_down = True
         await self.may_finish.wait()
-        for bot in list(self.bots.values()):
-            self.bots[bot.bot_id] = self._down(bot)
+        for bot_id, view in self.bots.items():
+            self.bots[bot_id] = self._down(view)
 
     # ---- looking
 
@@ -146,8 +128,8 @@ class FakeFleet:
 
     async def list(self, query: model.BotQuery) -> model.Page[model.BotView]:
         found = [
-            bot
-            for bot in self.bots.values()
+            view
+            for bot, view in ((view.bot, view) for view in self.bots.values())
             if bot.bot_id > query.after
             and bot.state in query.states
             and query.kind in (None, bot.kind)
@@ -155,7 +137,7 @@ class FakeFleet:
             and query.labels.items() <= bot.labels.items()
         ]
         page = found[: query.limit]
-        return model.Page(page, page[-1].bot_id if len(found) > len(page) else None)
+        return model.Page(page, page[-1].bot.bot_id if len(found) > len(page) else None)
 
     async def every(self, query: model.BotQuery) -> Sequence[model.BotView]:
         return (await self.list(dataclasses.replace(query, limit=1000))).items
@@ -193,13 +175,14 @@ class FakeFleet:
 
     async def entries(self, *, since: int | None, bot_id: int | None) -> AsyncGenerator[model.Entry | None, None]:
         """All of it there is, and then an end."""
-        for bot in self.bots.values():
+        for view in self.bots.values():
+            bot = view.bot
             if bot_id in (None, bot.bot_id) and bot.bot_id > (since or 0):
                 event = model.Event(
                     event_id=bot.bot_id,
                     at=BEGAN,
                     bot_id=bot.bot_id,
-                    run_id=bot.run_id,
+                    run_id=view.live.run_id if view.live else None,
                     state=bot.state,
                     goal=bot.goal,
                     reason=bot.reason,
@@ -295,7 +278,7 @@ class FakeFleet:
 
     # ---- what becomes of a bot
 
-    def _up(self, bot: model.BotView) -> model.BotView:
+    def _up(self, bot: model.Bot) -> model.BotView:
         run_id = len(self.runs_) + 1
         pid = 1000 + run_id
         at = BEGAN + 1_000_000 * (run_id - 1)
@@ -320,11 +303,8 @@ class FakeFleet:
                 log_end=None,
             )
         )
-        return dataclasses.replace(
-            bot,
-            goal=model.Goal.UP,
-            state=model.State.RUNNING,
-            reason="it said that it is ready",
+        bot = dataclasses.replace(bot, goal=model.Goal.UP, state=model.State.RUNNING, reason="it said that it is ready")
+        live = model.LiveView(
             pid=pid,
             run_id=run_id,
             started_at=at,
@@ -334,14 +314,18 @@ class FakeFleet:
             rss_bytes=2_000_000,
             threads=1,
             descendants=0,
+            heartbeat_age_s=None,
+            status=None,
+            frozen=False,
         )
+        return model.BotView(bot=bot, reason=bot.reason, live=live)
 
-    def _down(self, bot: model.BotView) -> model.BotView:
-        if bot.run_id is None:
-            return bot
-        run = self.runs_[bot.run_id - 1]
+    def _down(self, view: model.BotView) -> model.BotView:
+        if view.live is None:
+            return view
+        run = self.runs_[view.live.run_id - 1]
         ended_at = run.started_at + 500_000
-        self.runs_[bot.run_id - 1] = dataclasses.replace(
+        self.runs_[run.run_id - 1] = dataclasses.replace(
             run,
             ended_at=ended_at,
             exit_code=0,
@@ -352,19 +336,11 @@ class FakeFleet:
             log_end=160,
             last_lines=("12", "13"),
         )
-        return dataclasses.replace(
-            bot,
+        bot = dataclasses.replace(
+            view.bot,
             goal=model.Goal.DOWN,
             state=model.State.STOPPED,
             reason="was stopped (exit code 0)",
-            pid=None,
-            run_id=None,
-            started_at=None,
-            ready_at=None,
-            uptime_s=None,
-            cpu_percent=None,
-            rss_bytes=None,
-            threads=None,
-            descendants=None,
             last_exit=model.LastExit(exit_code=0, signal=None, cause=model.Cause.STOPPED, at=ended_at),
         )
+        return model.BotView(bot=bot, reason=bot.reason)

@@ -56,7 +56,7 @@ class World:
     async def make(self, count: int, **fields: str) -> list[int]:
         """Bots that are running."""
         new = NewBot(kind="any", params={}, restart=ONCE, labels=fields)
-        return [(await self.fleet.create(new, wait=Wait.READY)).bot_id for _ in range(count)]
+        return [(await self.fleet.create(new, wait=Wait.READY)).bot.bot_id for _ in range(count)]
 
     async def names(self, count: int) -> dict[str | None, State]:
         """Names and states of all bots, once there are so many and none is just being started."""
@@ -68,7 +68,7 @@ async def until(
 ) -> dict[str | None, State]:
     deadline = time.monotonic() + limit_s
     while True:
-        bots = {bot.name: bot.state for bot in await fleet.every(BotQuery(states=ALL))}
+        bots = {view.bot.name: view.bot.state for view in await fleet.every(BotQuery(states=ALL))}
         if enough(bots):
             return bots
         assert time.monotonic() < deadline, bots
@@ -95,7 +95,7 @@ async def test_each_command_reaches_all_that_match(world: World) -> None:
     query = BotQuery(labels={"team": "a"})
     stopped = await rollout.stop(world.fleet, query, grace_s=1)
     assert [(o.bot_id, o.ok, o.state) for o in stopped] == [(bot_id, True, State.STOPPED) for bot_id in a]
-    assert (await world.fleet.view(b[0])).state is State.RUNNING
+    assert (await world.fleet.view(b[0])).bot.state is State.RUNNING
     assert await rollout.stop(world.fleet, query, grace_s=1) == []
     started = await rollout.start(world.fleet, BotQuery(states=ALL))
     assert [(o.bot_id, o.ok, o.state) for o in started] == [(bot_id, True, State.RUNNING) for bot_id in a + b]
@@ -155,7 +155,7 @@ async def test_a_rolling_restart_ends_with_the_first_batch_that_fails(world: Wor
 
 async def test_a_reload_tells_what_has_changed(world: World) -> None:
     [bot_id] = await world.make(1)
-    pid = (await world.fleet.view(bot_id)).pid
+    before = (await world.fleet.view(bot_id)).live
     world.now = {"any": settings.Kind(target="a:b", grace_s=3), "new": settings.Kind(target="c:d")}
     reloaded = await world.fleet.reload_kinds()
     assert (reloaded.added, reloaded.changed, reloaded.removed) == (["new"], ["any"], [])
@@ -164,9 +164,12 @@ async def test_a_reload_tells_what_has_changed(world: World) -> None:
     world.now = {"new": settings.Kind(target="c:d")}
     reloaded = await world.fleet.reload_kinds()
     assert (reloaded.added, reloaded.changed, reloaded.removed) == ([], [], ["any"])
-    assert (await world.fleet.view(bot_id)).pid == pid
+    after = (await world.fleet.view(bot_id)).live
+    assert before is not None
+    assert after is not None
+    assert after.pid == before.pid
     again = await world.fleet.restart(bot_id)
-    assert again.state is State.FAILED
+    assert again.bot.state is State.FAILED
     assert "there is no kind 'any'" in again.reason
 
 
@@ -234,9 +237,9 @@ async def test_what_cannot_be_started_is_undone_and_its_key_is_free(world: World
     async def make() -> list[int]:
         new = NewBot(kind="any", params={}, restart=ONCE)
         if count == 1:
-            return [(await world.fleet.create(new, idempotency_key="k", wait=Wait.ATTEMPT)).bot_id]
+            return [(await world.fleet.create(new, idempotency_key="k", wait=Wait.ATTEMPT)).bot.bot_id]
         made = await world.fleet.create_many(new, count, idempotency_key="k", wait=Wait.ATTEMPT)
-        return [bot.bot_id for bot in made]
+        return [view.bot.bot_id for view in made]
 
     world.engine.fail_next(errors.SpawnFailed("cannot fork: no memory"))
     with pytest.raises(errors.SpawnFailed, match="no memory"):
@@ -252,7 +255,7 @@ async def test_a_known_key_gives_its_bots_as_they_are_now(world: World) -> None:
     async def make(key: str) -> dict[int, int | None]:
         new = NewBot(kind="any", params={}, restart=ONCE)
         made = await world.fleet.create_many(new, 4, idempotency_key=key, wait=Wait.READY)
-        return {bot.bot_id: bot.pid for bot in made}
+        return {view.bot.bot_id: view.live.pid if view.live else None for view in made}
 
     made = await make("k")
     first, second, *others = made
