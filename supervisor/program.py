@@ -99,15 +99,20 @@ async def open_fleet(
     `leave` is asked at the end: whether bots and zygotes are left as they are, for a supervisor that comes at once.
     """
     data = settings.data_dir
+    log_dir = data / "logs"
+    for directory in (data / "run", log_dir):
+        directory.mkdir(mode=0o700, exist_ok=True)
+    printed = Printed(data / "run" / "printed.json")
+    follower = logs.Follower(log_dir, out, limit_bytes=settings.log_limit_bytes, printed=printed.take())
+    bot_logs = logs.BotLogs(log_dir, follower)
     engine = LocalEngine(
         data,
         settings.kinds,
         lambda *told: fleet.notified(*told),
+        bot_logs,
         zygote_idle_s=settings.zygote_idle_s,
         without_supervisor_s=settings.without_supervisor_s,
     )
-    printed = Printed(data / "run" / "printed.json")
-    follower = logs.Follower(engine.log_dir, out, limit_bytes=settings.log_limit_bytes, printed=printed.take())
     forget_log = functools.partial(follower.forget, delete=True)
     fleet = Fleet(
         engine=engine,

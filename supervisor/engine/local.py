@@ -16,7 +16,7 @@ import psutil
 
 from botproc import kernel, wire
 from botproc.reaper import Reaper
-from supervisor import logs, settings
+from supervisor import settings
 from supervisor.core import errors, params
 from supervisor.core.model import Exit, Params, Run, now_us
 from supervisor.engine import cgroups, oom, pidfd, zygote_client
@@ -25,6 +25,7 @@ from supervisor.engine.locks import Locks
 from supervisor.engine.notifications import Notifications
 from supervisor.engine.process import LocalProcess
 from supervisor.engine.protocol import OnNotify, Order, Process, Takes, Warmth
+from supervisor.logs import BotLogs
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class LocalEngine:
         data_dir: Path,
         kinds: Mapping[str, settings.Kind],
         on_notify: OnNotify,
+        logs: BotLogs,
         *,
         zygote_idle_s: float | None = None,
         without_supervisor_s: float | None = None,
@@ -58,9 +60,9 @@ class LocalEngine:
         supervisor is there; None: for ever."""
         self._data_dir = data_dir
         self._run_dir = data_dir / "run"
-        self.log_dir = data_dir / "logs"
+        self._logs = logs
         self._kind_log_dir = data_dir / "kinds"
-        for directory in (self._run_dir, self.log_dir, self._kind_log_dir):
+        for directory in (self._run_dir, self._kind_log_dir):
             directory.mkdir(mode=0o700, exist_ok=True)
         self._locks = Locks(self._run_dir / "locks")
         self._kinds = kinds
@@ -258,7 +260,8 @@ class LocalEngine:
             name=order.name,
             labels=dict(order.labels),
             params=dict(order.params),
-            log_path=str(logs.log_path(self.log_dir, order.bot_id)),
+            log_path=str(self._logs.path(order.bot_id)),
+            log_start=self._logs.follow(order.bot_id),
             lock_path=str(self._locks.path(order.bot_id)),
             data_dir=str(self._data_dir / "bots" / str(order.bot_id)),
             grace_s=order.grace_s,
@@ -284,18 +287,39 @@ class LocalEngine:
     def adopt(self, run: Run) -> Process | None:
         for zygote in (*self._zygotes.values(), *self._retired):
             if (process := zygote.processes.get(run.run_id)) is not None:
-                return process
+                if run.identity is not None:
+                    # Of an older zygote, that did not know it.
+                    process.output.start = run.log_start
+                return self._followed(process)
         # One whose pid never reached the ledger may hold its bot's lock.
         identity = run.identity or self._locks.holder(run.bot_id, run.run_id)
         if identity is None:
             return None
-        process = LocalProcess(run.bot_id, run.run_id, identity, self._locks.path(run.bot_id), lambda _: None)
+        output = self._logs.output(run.bot_id, run.log_start)
+        process = LocalProcess(run.bot_id, run.run_id, identity, self._locks.path(run.bot_id), output, lambda _: None)
         if process.fd is None:
             return None
         if identity.pid not in self._reaper.children():
             process.descendants = Descendants()
         self._know(process)
+        return self._followed(process)
+
+    def _followed(self, process: LocalProcess) -> LocalProcess:
+        """What it writes from now on is printed."""
+        self._logs.follow(process.bot_id)
         return process
+
+    def lost(self, run: Run) -> Exit:
+        words = self._logs.output(run.bot_id, run.log_start).last_words()
+        return Exit(
+            exit_code=None,
+            signal=None,
+            ended_at=now_us(),
+            cpu_seconds=None,
+            max_rss_bytes=None,
+            log_end=words.log_end,
+            last_lines=words.last_lines,
+        )
 
     def disown(self, claimed: Collection[int]) -> None:
         for zygote in (*self._zygotes.values(), *self._retired):
@@ -342,6 +366,7 @@ class LocalEngine:
         )
 
     def forget(self, bot_id: int) -> None:
+        self._logs.leave(bot_id)
         self._groups.remove(bot_id)
         self._locks.remove(bot_id)
 
@@ -417,7 +442,7 @@ class LocalEngine:
             without_supervisor_s=self._without_supervisor_s,
             described=described,
         )
-        zygote = await zygote_client.Zygote.make(birth, self._locks.path, self._know, self._on_end)
+        zygote = await zygote_client.Zygote.make(birth, self._locks.path, self._logs.output, self._know, self._on_end)
         self._reaper.expect(zygote.pid, zygote)
         # Started by multiprocessing with the first zygote.
         self._reaper.spare({resource_tracker._resource_tracker._pid})  # type: ignore[attr-defined]
@@ -441,7 +466,7 @@ class LocalEngine:
     async def _find(self, path: Path, is_newest: bool) -> None:
         """A zygote of an earlier supervisor, by its socket."""
         kind = path.name.rsplit(".", 3)[0]
-        zygote = zygote_client.Zygote(kind, path, self._locks.path, self._know, self._on_end)
+        zygote = zygote_client.Zygote(kind, path, self._locks.path, self._logs.output, self._know, self._on_end)
         try:
             await zygote.connect()
         except (ConnectionError, FileNotFoundError, ProcessLookupError):

@@ -25,6 +25,7 @@ from supervisor.core import errors
 from supervisor.core.model import Cause, Exit, Identity, Params, now_us
 from supervisor.engine import pidfd
 from supervisor.engine.process import LocalProcess
+from supervisor.logs import Output
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ _MADE_OF = {"target", "command", "params", "preload", "path", "env", "cwd", "rea
 def fingerprint(kind: str, spec: settings.Kind, without_supervisor_s: float | None) -> str:
     """The first part of a zygote's socket name: a kind and what it was made of, our own version included."""
     made_of = spec.model_dump(include=_MADE_OF)
-    digest = hashlib.sha256(f"{__version__} {without_supervisor_s} {made_of!r}".encode()).hexdigest()[:8]
+    digest = hashlib.sha256(f"{__version__} {wire.VERSION} {without_supervisor_s} {made_of!r}".encode()).hexdigest()[:8]
     return f"{kind}.{digest}."
 
 
@@ -53,11 +54,13 @@ class Zygote:
         kind: str,
         socket_path: Path,
         lock_path: Callable[[int], Path],
+        output: Callable[[int, int], Output],
         on_bot: Callable[[LocalProcess, Zygote], None],
         on_end: Callable[[LocalProcess], None],
         child: tuple[int, int] | None = None,
     ) -> None:
-        """`lock_path` says where a bot's lock is; `child` are its pid and its pidfd, when it is a child of ours.
+        """`lock_path` says where a bot's lock is, `output` what a run has written since an offset of its bot's log;
+        `child` are its pid and its pidfd, when it is a child of ours.
 
         `on_bot` is called as soon as it is told of a bot that lives, `on_end` when one has ended.
         """
@@ -76,6 +79,7 @@ class Zygote:
         """How many messages came from it."""
         self.lost = asyncio.Event()
         self._lock_path = lock_path
+        self._output = output
         self._on_bot = on_bot
         self._on_end = on_end
         self._since = asyncio.get_running_loop().time()
@@ -94,6 +98,7 @@ class Zygote:
         cls,
         birth: wire.Birth,
         lock_path: Callable[[int], Path],
+        output: Callable[[int, int], Output],
         on_bot: Callable[[LocalProcess, Zygote], None],
         on_end: Callable[[LocalProcess], None],
     ) -> Zygote:
@@ -111,7 +116,7 @@ class Zygote:
         # The engine reaps all children of the supervisor: multiprocessing need not know of this one.
         multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
         path = Path(birth.run_dir) / birth.socket_name
-        return cls(birth.kind, path, lock_path, on_bot, on_end, (process.pid, fd))
+        return cls(birth.kind, path, lock_path, output, on_bot, on_end, (process.pid, fd))
 
     @staticmethod
     def socket_name(prefix: str) -> str:
@@ -313,7 +318,7 @@ class Zygote:
 
     def _alive(self, alive: wire.Alive) -> LocalProcess:
         identity = Identity(pid=alive.pid, start_ticks=alive.start_ticks, inode=alive.inode, boot_id=pidfd.boot_id())
-        process = self._process(alive.bot_id, alive.run_id, identity)
+        process = self._process(alive, identity)
         self._on_bot(process, self)
         return process
 
@@ -322,7 +327,7 @@ class Zygote:
         if process is None:
             # Ended while no supervisor was there: it has no pid any more, only an end.
             nobody = Identity(pid=0, start_ticks=0, inode=0, boot_id="")
-            process = self._process(ended.bot_id, ended.run_id, nobody)
+            process = self._process(ended, nobody)
         process.ended(
             Exit(
                 exit_code=ended.exit_code,
@@ -338,8 +343,10 @@ class Zygote:
         )
         self._on_end(process)
 
-    def _process(self, bot_id: int, run_id: int, identity: Identity) -> LocalProcess:
-        process = LocalProcess(bot_id, run_id, identity, self._lock_path(bot_id), self.acknowledge)
+    def _process(self, told: wire.Alive | wire.Ended, identity: Identity) -> LocalProcess:
+        bot_id, run_id = told.bot_id, told.run_id
+        output = self._output(bot_id, told.log_start)
+        process = LocalProcess(bot_id, run_id, identity, self._lock_path(bot_id), output, self.acknowledge)
         self.processes[run_id] = process
         return process
 

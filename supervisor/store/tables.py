@@ -87,6 +87,7 @@ class Run(Model):
     last_lines = Json()
     raised = Json(null=True)
     fingerprint = Text(null=True)
+    node = Text(null=True)
 
     class Meta:
         strict_tables = True
