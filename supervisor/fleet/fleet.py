@@ -280,7 +280,11 @@ class Fleet:
     async def _attempt(self, actor: Actor) -> errors.Problem | None:
         """Waits until a new bot has a process, or could not have one. Returns what it is for want of."""
         await actor.until(
-            lambda: actor.process is not None or actor.spawn_error is not None or actor.state is State.BACKOFF
+            lambda: (
+                actor.process is not None
+                or actor.spawn_error is not None
+                or actor.state in (State.BACKOFF, State.SCHEDULED)
+            )
         )
         error = actor.spawn_error
         if actor.state is State.STOPPED or not isinstance(error, errors.SpawnFailed | errors.LedgerUnavailable):

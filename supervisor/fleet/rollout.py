@@ -13,7 +13,7 @@ from supervisor.fleet.fleet import Fleet
 AT_ONCE = 100
 """So many bots are told at the same time, of however many were found."""
 
-_UP = frozenset({State.RUNNING, State.EXITED})
+_UP = frozenset({State.RUNNING, State.EXITED, State.SCHEDULED})
 """What a start leads to: a process that is ready, or was and has ended well since."""
 
 _DOWN = frozenset({State.STOPPED})
