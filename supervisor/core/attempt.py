@@ -75,11 +75,13 @@ class Appointment:
 class Attempt:
     """One run, from the decision to start to the judgement of its end.
 
-    `began`: when it was decided, in microseconds since the epoch. `start_by`: when it must be ready; None while it
-    waits for its turn. `spawned`: since when it has a process. `heard`: when it was last heard. `again`: when its
-    schedule begins the next one, if that ends this one.
+    `terms`: those of its start; settings that change later are for the next. `began`: when it was decided, in
+    microseconds since the epoch. `start_by`: when it must be ready; None while it waits for its turn. `spawned`: since
+    when it has a process. `heard`: when it was last heard. `again`: when its schedule begins the next one, if that ends
+    this one.
     """
 
+    terms: Terms
     began: int
     start_by: float | None
     phase: Phase = Phase.OPENING
@@ -90,22 +92,28 @@ class Attempt:
     again: Appointment | None = None
     ending: Ending | None = None
 
-    def alive_at(self, terms: Terms) -> float | None:
+    @property
+    def alive_at(self) -> float | None:
         """When a process that only has to live is ready."""
-        ready, spawned = terms.ready, self.spawned
-        return spawned + ready if spawned is not None and isinstance(ready, float) else None
+        if self.phase is not Phase.ALIVE or not isinstance(self.terms.ready, float):
+            return None
+        assert self.spawned is not None
+        return self.spawned + self.terms.ready
 
-    def deadline(self, terms: Terms) -> float | None:
+    @property
+    def deadline(self) -> float | None:
         """When something is due of it; None while nothing is."""
         if self.ending is not None:
             return self.ending.deadline
-        if self.phase is Phase.SWEEPING:
-            return None
         due: list[float | None]
         if self.ready_at is None:
-            due = [self.start_by, self.alive_at(terms)]
+            # Also while it is swept: others wait for its turn.
+            due = [self.start_by, self.alive_at]
+        elif self.phase is Phase.SWEEPING:
+            due = []
         else:
-            heartbeat_due = None if terms.heartbeat_s is None else self.heard + terms.heartbeat_s
+            heartbeat_s = self.terms.heartbeat_s
+            heartbeat_due = None if heartbeat_s is None else self.heard + heartbeat_s
             due = [heartbeat_due, None if self.again is None else self.again.look_at]
         return min((at for at in due if at is not None), default=None)
 

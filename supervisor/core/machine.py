@@ -52,7 +52,6 @@ from supervisor.core.attempt import Appointment, Attempt, Ending, Phase, Restart
 from supervisor.core.events import Event, Now
 from supervisor.core.model import SETTLED, Bot, Cause, Exit, Goal, LastExit, Missed, Overlap, Run, State, WaitingFor
 from supervisor.core.table import GONE, Step, step
-from supervisor.core.terms import Terms
 
 LEDGER_RETRY_S = 1.0
 """Interval between starts that the ledger cannot take."""
@@ -71,12 +70,11 @@ class Machine:
         starts: how many attempts there were.
     """
 
-    def __init__(self, bot: Bot, terms: Terms) -> None:
+    def __init__(self, bot: Bot) -> None:
         self.bot = bot
         self.attempt: Attempt | None = None
         self.waiting: Waiting | None = None
         self.starts = 0
-        self._terms = terms
         self._window = RestartWindow()
         self._shutting_down = False
         self._effects: list[effects.Effect] = []
@@ -87,13 +85,14 @@ class Machine:
     def deadline(self) -> float | None:
         """When to feed a `Tick`, on the monotonic clock; None while nothing is due."""
         if self.attempt is not None:
-            return self.attempt.deadline(self._terms)
+            return self.attempt.deadline
         return self.waiting.look_at if self.waiting else None
 
     @property
     def listens(self) -> bool:
         """Whether a heartbeat is awaited."""
-        return self.bot.state is State.RUNNING and self._terms.heartbeat_s is not None
+        attempt = self.attempt
+        return self.bot.state is State.RUNNING and attempt is not None and attempt.terms.heartbeat_s is not None
 
     @property
     def grace_s(self) -> float:
@@ -115,14 +114,16 @@ class Machine:
 
         Raises MissingTransition for what cannot happen.
         """
-        self._terms = now.terms
         self._effects = []
         attempt = self.attempt
         match event:
             case events.Tick():
                 self._on_tick(now)
             case events.Ready(run_id=run_id) if (
-                attempt and attempt.run_id == run_id and self.bot.state is State.STARTING
+                attempt
+                and attempt.run_id == run_id
+                and attempt.phase is not Phase.SWEEPING
+                and self.bot.state is State.STARTING
             ):
                 self._become_ready(attempt, reasons.READY, now)
             case events.Ended(run_id=run_id, exit_=exit_) if attempt and attempt.run_id == run_id:
@@ -136,7 +137,7 @@ class Machine:
             case events.Queued() if attempt:
                 attempt.phase, attempt.start_by = Phase.QUEUED, None
             case events.Granted() if attempt:
-                attempt.phase, attempt.start_by = Phase.OPENING, now.time + now.terms.start_timeout_s
+                attempt.phase, attempt.start_by = Phase.OPENING, now.time + attempt.terms.start_timeout_s
             case events.Opened(run_id=run_id) if attempt:
                 attempt.phase, attempt.run_id = Phase.IMPORTING, run_id
             case events.Imported() if attempt:
@@ -165,7 +166,7 @@ class Machine:
     # ---- births
 
     def _on_found_alive(self, run: Run, age_s: float, now: Now) -> None:
-        self.attempt = attempt = Attempt(run.started_at, None, Phase.ALIVE, run.run_id)
+        self.attempt = attempt = Attempt(now.terms, run.started_at, None, Phase.ALIVE, run.run_id)
         attempt.spawned = attempt.heard = now.time
         attempt.spawned -= age_s
         attempt.ready_at = run.ready_at
@@ -213,6 +214,9 @@ class Machine:
         if attempt is None:
             if verb is Step.STOP:
                 self._enter(verb, reasons.asked(verb), goal=goal)
+            elif self._shutting_down:
+                # The next supervisor starts it.
+                self._enter(Step.STOP, reasons.SHUTDOWN, goal=goal)
             else:
                 self._begin(verb, reasons.asked(verb), now, goal=goal)
             return
@@ -253,11 +257,11 @@ class Machine:
         elif attempt.ending is not None:
             self._on_ending_late(attempt, attempt.ending, now)
         elif self.bot.state is State.STARTING:
-            if (alive_at := attempt.alive_at(now.terms)) is not None and now.time >= alive_at:
-                assert isinstance(now.terms.ready, float)
-                self._become_ready(attempt, reasons.alive_for(now.terms.ready), now)
+            if (alive_at := attempt.alive_at) is not None and now.time >= alive_at:
+                assert isinstance(attempt.terms.ready, float)
+                self._become_ready(attempt, reasons.alive_for(attempt.terms.ready), now)
             else:
-                self._end(Step.DEADLINE, reasons.not_ready(now.terms.start_timeout_s), Cause.START_TIMEOUT, now)
+                self._end(Step.DEADLINE, reasons.not_ready(attempt.terms.start_timeout_s), Cause.START_TIMEOUT, now)
         else:
             self._on_running_deadline(attempt, now)
 
@@ -286,7 +290,7 @@ class Machine:
         self._enter(Step.DEADLINE, reasons.UNKILLABLE if again else reasons.not_stopped(ending.grace_s))
 
     def _on_running_deadline(self, attempt: Attempt, now: Now) -> None:
-        heard, heartbeat_s = max(attempt.heard, now.heard or attempt.heard), now.terms.heartbeat_s
+        heard, heartbeat_s = max(attempt.heard, now.heard or attempt.heard), attempt.terms.heartbeat_s
         attempt.heard = max(heard, now.awake_since)
         if heartbeat_s is not None and now.time >= attempt.heard + heartbeat_s:
             self._end(Step.DEADLINE, reasons.silent(now.time - heard), Cause.HEARTBEAT, now)
@@ -317,7 +321,7 @@ class Machine:
             self.bot = with_terms
             self._effects.append(effects.SetTerms(with_terms))
         self.starts += 1
-        self.attempt = Attempt(began, now.time + now.terms.start_timeout_s, run_id=run_id)
+        self.attempt = Attempt(now.terms, began, now.time + now.terms.start_timeout_s, run_id=run_id)
         self._effects.append(effects.Launch(began, run_id, again))
 
     def _on_spawned(self, attempt: Attempt, now: Now) -> None:
@@ -383,7 +387,7 @@ class Machine:
         attempt.ending = Ending(asked, now.time, grace_s, now.time + grace_s, again=asked is Cause.RESTARTED)
         if attempt.spawned is None:
             timed_out = asked is Cause.START_TIMEOUT
-            limit_s = now.terms.start_timeout_s
+            limit_s = attempt.terms.start_timeout_s
             detail = reasons.not_imported(self.bot.kind, limit_s) if timed_out else reasons.NO_PROCESS_YET
             self._effects.insert(0, effects.CancelLaunch(detail))
         elif asked is Cause.HEARTBEAT and attempt.phase is Phase.ALIVE:
@@ -397,6 +401,8 @@ class Machine:
         attempt.phase = Phase.SWEEPING
         ending = attempt.ending
         killed = ending is not None and ending.killed_at is not None
+        if ending is not None:
+            ending.dump_until = None
         self._close_run(attempt.run_id, exit_, restart.cause_of(exit_, ending.asked if ending else None, killed))
 
     def _close_run(self, run_id: int, exit_: Exit, cause: Cause) -> None:

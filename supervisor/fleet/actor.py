@@ -45,7 +45,7 @@ class Actor:
 
     def __init__(self, bot: Bot, shared: Shared, retire: Callable[[Actor], None]) -> None:
         """`retire` is called when nothing is left to do, and all of it is durable."""
-        self.machine = Machine(bot, shared.terms(bot.kind))
+        self.machine = Machine(bot)
         self.live = Live()
         self.launch: Launch | None = None
         self._shared = shared
