@@ -233,9 +233,9 @@ class OneBot:
         self.fed += 1
         machine, now = self._machine, self._now()
         was, before, due = machine.bot, machine.attempt, machine.deadline
-        ending = before.ending if before else None
+        ending, waited = before.ending if before else None, machine.waiting
         todo = machine.feed(event, now)
-        self._rules.check_event(event, was, before, ending, due, todo, now)
+        self._rules.check_event(event, was, before, ending, due, waited, todo, now)
         for effect in todo:
             if type(effect) is self._failing:
                 self._fail(effect)
@@ -494,12 +494,14 @@ class OneBot:
         return ("say", rng.choice(("ready", "ready", "well", "late")))
 
     def _say(self, what: str) -> None:
-        """The process says something; "late": one of an earlier run does."""
+        """The process says something; "late": something is said of earlier runs."""
         process = self._process
         if what == "late":
             now = (process.run_id if process else None, self._launch.run_id if self._launch else None)
             for run_id in [run_id for run_id in self._book.runs if run_id not in now][-2:]:
                 self._inbox.append(events.Ready(run_id))
+                self._inbox.append(events.Ended(run_id, NEVER))
+                self._inbox.append(events.Swept(run_id, NEVER))
         elif process is not None and process.alive and what == "ready":
             process.said_ready = True
             self._inbox.append(events.Ready(process.run_id))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from supervisor.core import effects, events, restart
-from supervisor.core.attempt import KILL_AGAIN_S, LONGEST_WAIT_S, Attempt, Phase
+from supervisor.core.attempt import KILL_AGAIN_S, LONGEST_WAIT_S, Attempt, Phase, Waiting
 from supervisor.core.events import Event, Now
 from supervisor.core.machine import DUMP_S, Machine
 from supervisor.core.model import SETTLED, Bot, Cause, Goal, State, WaitingFor
@@ -60,6 +60,7 @@ class Rules:
         before: Attempt | None,
         ending_before: object,
         due_before: float | None,
+        waited: Waiting | None,
         todo: list[effects.Effect],
         now: Now,
     ) -> None:
@@ -72,6 +73,8 @@ class Rules:
                 self.shutting_down = True
             case events.Tick():
                 self._on_tick(was, due_before, todo, now)
+                early = waited is not None and waited.by_clock and now.wall < waited.due
+                require(not (early and attempt), "a time of day is waited for by the clock")
             case events.Granted() if before is not None:
                 self.ready_by = now.time + before.terms.start_timeout_s
             case events.Opened(run_id=run_id):
