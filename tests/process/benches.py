@@ -99,7 +99,7 @@ class LocalBench(Bench):
         # Kinds that the engine knows when it is opened are warmed at once; most tests need one of all.
         self._kinds = dict(kinds_ or {})
         log_dir = data_dir / "logs"
-        log_dir.mkdir(exist_ok=True)
+        log_dir.mkdir(mode=0o700, exist_ok=True)
         with open(os.devnull, "wb") as nowhere:
             self._console = logs.Console(nowhere.fileno())
         self._follower = logs.Follower(log_dir, self._console, limit_bytes=1 << 30)
