@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 VERSION = 2
-"""Changes with what supervisor and zygote say to each other: an older zygote is understood, and makes no bot any more."""
+"""Changes with what supervisor and zygote say to each other: an older zygote is understood, and makes no bot."""
 
 EXIT_LOCKED = 125
 """Another process holds the bot's lock: there is one copy already."""

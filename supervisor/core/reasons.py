@@ -27,6 +27,8 @@ FIRST_SCHEDULED = "waits for the first time of its schedule"
 NEXT_SCHEDULED = "waits for the next time of its schedule"
 SCHEDULED_AGAIN = "its schedule begins the next run, and ends this one"
 UNKILLABLE = "SIGKILL did not end the process: it hangs in the kernel, or is frozen"
+FROZEN = "frozen by a signal (state T)"
+FORGOTTEN = "its bot was forgotten"
 NO_PROCESS_YET = "it was stopped before it had a process"
 
 

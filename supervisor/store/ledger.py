@@ -246,6 +246,14 @@ class Ledger:
         """Say which process the run is, and where its output begins."""
         return self._writer.fact(lambda db: runs.identify(db, run_id, identity, log_start))
 
+    def set_terms(self, bot: model.Bot) -> asyncio.Future[None]:
+        """Say which terms hold for a bot from now on."""
+        return self._writer.fact(lambda db: bots.set_terms(db, bot))
+
+    def set_overrides(self, bot_id: int, overrides: model.Overrides) -> asyncio.Future[None]:
+        """Say what a bot says itself."""
+        return self._writer.fact(lambda db: bots.set_overrides(db, bot_id, overrides))
+
     def set_ready(self, run_id: int, ready_at: int) -> asyncio.Future[None]:
         """Say since when the run is ready."""
         return self._writer.fact(lambda db: runs.mark_ready(db, run_id, ready_at))
@@ -310,6 +318,10 @@ class Ledger:
     async def bots_to_settle(self) -> list[model.Bot]:
         """The bots that are wanted up or in an active state, lowest id first."""
         return await self._read(bots.to_settle)
+
+    async def bots_without_overrides(self) -> list[model.Bot]:
+        """The bots of an earlier version, which did not say which of their settings are their own."""
+        return await self._read(bots.without_overrides)
 
     async def open_runs(self) -> list[model.Run]:
         """The runs whose end is not known, oldest first."""
