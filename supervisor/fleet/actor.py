@@ -125,9 +125,7 @@ class ShutDown:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """It waits for its turn to start, behind so many others."""
-
-    place: int
+    """It waits for its turn to start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +224,11 @@ class Actor:
     @property
     def state(self) -> State:
         return self.bot.state
+
+    @property
+    def place(self) -> int | None:
+        """How many starts go before its own now; None while it does not wait for its turn."""
+        return None if self._turn is None or self._turn.granted else self._turn.place
 
     @property
     def idle(self) -> bool:
@@ -376,10 +379,10 @@ class Actor:
             case Ready(run_id=run_id) if run_id == self.run_id:
                 if self.state is State.STARTING:
                     self._become_ready(run_id, "its process is ready")
-            case Queued(place=place) if self.state is State.STARTING and self.process is None:
+            case Queued() if self.state is State.STARTING and self.process is None:
                 # Its time to start has not begun.
                 self._deadline = None
-                self.bot = dataclasses.replace(self.bot, reason=f"waits for its turn to start, behind {place} others")
+                self.bot = dataclasses.replace(self.bot, reason="waits for its turn to start")
             case Granted() if self.state is State.STARTING and self.process is None:
                 self._deadline = self._loop.time() + self._kind.start_timeout_s
                 self.bot = dataclasses.replace(self.bot, reason="starting")
@@ -655,7 +658,7 @@ class Actor:
             self.claim()
             self._turn = turn = around.starts.ask(bot.kind)
             if not turn.granted:
-                self.post(Queued(turn.place))
+                self.post(Queued())
                 self._cancellable = True
                 await turn
                 self._cancellable = False

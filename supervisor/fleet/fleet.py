@@ -786,11 +786,17 @@ def _matches(bot: Bot, query: BotQuery) -> bool:
 
 
 def _view(actor: Actor) -> BotView:
-    live = _live(actor)
+    live, place = _live(actor), actor.place
+    reason = actor.bot.reason
+    if live and live.frozen:
+        reason = FROZEN
+    elif place is not None:
+        others = "1 other" if place == 1 else f"{place} others"
+        reason = f"waits for its turn to start, behind {others}" if place else "starts next"
     return BotView(
         bot=actor.bot,
-        reason=FROZEN if live and live.frozen else actor.bot.reason,
-        waiting_for=WAITING_FOR.get(actor.state),
+        reason=reason,
+        waiting_for=WAITING_FOR.get(actor.state) if place is None else WaitingFor.TURN,
         next_start_at=actor.next_start_at,
         live=live,
     )
