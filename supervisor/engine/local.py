@@ -24,7 +24,7 @@ from supervisor.engine.descendants import Descendants
 from supervisor.engine.locks import Locks
 from supervisor.engine.notifications import Notifications
 from supervisor.engine.process import LocalProcess
-from supervisor.engine.protocol import OnNotify, Order, Process, Takes, Warmth
+from supervisor.engine.protocol import KindParams, KindStatus, OnNotify, Order, Process
 
 log = logging.getLogger(__name__)
 
@@ -157,9 +157,9 @@ class LocalEngine:
 
     # ---- the engine's verbs
 
-    async def warm(self, kind: str) -> Takes:
+    async def warm(self, kind: str) -> KindParams:
         hello = await self._hello(kind)
-        return Takes(params=hello.params, schema=hello.schema)
+        return KindParams(params=hello.params, schema=hello.schema)
 
     async def check(self, kind: str, given: Params) -> Params:
         hello = await self._hello(kind)
@@ -303,7 +303,7 @@ class LocalEngine:
                 zygote.processes[run_id].kill()
                 zygote.processes[run_id].acknowledge()
 
-    def warmth(self, kind: str) -> Warmth:
+    def kind_status(self, kind: str) -> KindStatus:
         zygote = self._zygotes.get(kind)
         hello = None
         reason = "no zygote yet"
@@ -328,7 +328,7 @@ class LocalEngine:
         if warm and (zygote is None or zygote.lost.is_set()):
             warm, reason = False, "its zygote has ended"
         known = hello if warm else self._known.get(kind)
-        return Warmth(
+        return KindStatus(
             warm=warm,
             reason=reason,
             description=known.description if known else "",
@@ -398,7 +398,7 @@ class LocalEngine:
         if self._closing:
             # Nobody would end it.
             raise errors.SpawnFailed(f"there is no new zygote of {kind}: the supervisor ends")
-        birth = wire.Birth(
+        zygote_spec = wire.ZygoteSpec(
             kind=kind,
             target=spec.target or "",
             command=spec.command or (),
@@ -417,7 +417,7 @@ class LocalEngine:
             without_supervisor_s=self._without_supervisor_s,
             described=described,
         )
-        zygote = await zygote_client.Zygote.make(birth, self._locks.path, self._know, self._on_end)
+        zygote = await zygote_client.Zygote.make(zygote_spec, self._locks.path, self._know, self._on_end)
         self._reaper.expect(zygote.pid, zygote)
         # Started by multiprocessing with the first zygote.
         self._reaper.spare({resource_tracker._resource_tracker._pid})  # type: ignore[attr-defined]

@@ -67,7 +67,7 @@ class Zygote:
         self.pid = child[0] if child else 0
         self._fd = child[1] if child else None
         self.hello: asyncio.Future[wire.Hello] = asyncio.get_running_loop().create_future()
-        # An error that nobody waits for is told by `warmth`, not by asyncio's complaint.
+        # An error that nobody waits for is told by `status`, not by asyncio's complaint.
         self.hello.add_done_callback(lambda f: f.cancelled() or f.exception())
         self.processes: dict[int, LocalProcess] = {}
         self.making_s = 0.0
@@ -92,13 +92,13 @@ class Zygote:
     @classmethod
     async def make(
         cls,
-        birth: wire.Birth,
+        spec: wire.ZygoteSpec,
         lock_path: Callable[[int], Path],
         on_bot: Callable[[LocalProcess, Zygote], None],
         on_end: Callable[[LocalProcess], None],
     ) -> Zygote:
         """Starts a new one. Raises SpawnFailed when no process can be made."""
-        process = _spawn.Process(target=zygote.main, args=(birth,), name=f"zygote {birth.kind}")
+        process = _spawn.Process(target=zygote.main, args=(spec,), name=f"zygote {spec.kind}")
         try:
             process.start()
             assert process.pid is not None
@@ -107,11 +107,11 @@ class Zygote:
             if process.pid is not None:
                 # A child of ours that is not reaped yet: the number is surely its own.
                 os.kill(process.pid, signal.SIGKILL)
-            raise errors.SpawnFailed(f"cannot start the zygote of {birth.kind}: {error.strerror}") from error
+            raise errors.SpawnFailed(f"cannot start the zygote of {spec.kind}: {error.strerror}") from error
         # The engine reaps all children of the supervisor: multiprocessing need not know of this one.
         multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
-        path = Path(birth.run_dir) / birth.socket_name
-        return cls(birth.kind, path, lock_path, on_bot, on_end, (process.pid, fd))
+        path = Path(spec.run_dir) / spec.socket_name
+        return cls(spec.kind, path, lock_path, on_bot, on_end, (process.pid, fd))
 
     @staticmethod
     def socket_name(prefix: str) -> str:

@@ -501,11 +501,11 @@ class Fleet:
             usage = actor.process.usage() if actor.process else None
             if usage is not None:
                 usages.append((actor.bot, usage))
-        warmths = {kind: self._engine.warmth(kind) for kind in sorted(self._kinds)}
+        statuses = {kind: self._engine.kind_status(kind) for kind in sorted(self._kinds)}
         return Levels(
             bots={(kind, state): found[kind, state] for kind in kinds for state in State if state in states},
-            warm={kind: warmth.warm for kind, warmth in warmths.items()},
-            zygotes={kind: warmth.rss_bytes for kind, warmth in warmths.items() if warmth.rss_bytes is not None},
+            warm={kind: status.warm for kind, status in statuses.items()},
+            zygotes={kind: status.rss_bytes for kind, status in statuses.items() if status.rss_bytes is not None},
             usages=usages,
             ledger_queued=self._ledger.queued,
             ledger_outage=self._ledger.outage is not None,
@@ -539,12 +539,12 @@ class Fleet:
         """
         try:
             async with asyncio.timeout(self.defaults(kind).start_timeout_s):
-                takes = await self._engine.warm(kind)
+                accepted = await self._engine.warm(kind)
         except (TimeoutError, errors.SpawnFailed):
             with self._secrets.kept(given, given.keys()) as kept:
                 yield kept
             return
-        with self._secrets.kept(given, params.secret_names(takes.params, takes.schema)) as kept:
+        with self._secrets.kept(given, params.secret_names(accepted.params, accepted.schema)) as kept:
             try:
                 async with asyncio.timeout(self.defaults(kind).start_timeout_s):
                     kept = await self._engine.check(kind, kept)
@@ -556,29 +556,29 @@ class Fleet:
 
     def kind(self, name: str) -> KindView:
         """One kind. Raises UnknownKind."""
-        spec, warmth = self.defaults(name), self._engine.warmth(name)
+        spec, status = self.defaults(name), self._engine.kind_status(name)
         return KindView(
             name=name,
             target=spec.target,
             command=spec.command,
-            description=spec.description or warmth.description,
-            params_schema=warmth.schema or (None if warmth.params is None else params.schema(name, warmth.params)),
+            description=spec.description or status.description,
+            params_schema=status.schema or (None if status.params is None else params.schema(name, status.params)),
             restart=spec.restart_policy,
             grace_s=spec.grace_s,
             start_timeout_s=spec.start_timeout_s,
             heartbeat_s=spec.heartbeat_s,
             limits=spec.default_limits,
-            limits_note=warmth.limits_note,
+            limits_note=status.limits_note,
             schedule=spec.schedule.value if spec.schedule else None,
             budget=spec.budget.value if spec.budget else None,
             exclusive=spec.exclusive,
             instances=spec.instances,
-            start_method=warmth.start_method,
-            warm=warmth.warm,
-            reason=warmth.reason,
-            zygote_pid=warmth.pid,
-            import_s=warmth.import_s,
-            rss_bytes=warmth.rss_bytes,
+            start_method=status.start_method,
+            warm=status.warm,
+            reason=status.reason,
+            zygote_pid=status.pid,
+            import_s=status.import_s,
+            rss_bytes=status.rss_bytes,
         )
 
     async def reload_kinds(self) -> Reloaded:
