@@ -14,6 +14,7 @@ import signal
 import socket
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from supervisor.core import errors
 from supervisor.core.model import Cause, Exit, Identity, Params, now_us
 from supervisor.engine import pidfd
 from supervisor.engine.process import LocalProcess
+from supervisor.engine.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,18 @@ def fingerprint(kind: str, spec: settings.Kind, without_supervisor_s: float | No
     return f"{kind}.{digest}."
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """What the engine is to know of its zygotes, and where its bots' locks are."""
+
+    lock_path: Callable[[int], Path]
+    born: Callable[[LocalProcess], None]
+    """Called as soon as a zygote tells of a bot that lives."""
+    ended: Callable[[LocalProcess, Zygote | None], None]
+    lost: Callable[[Zygote], None]
+    """Called when a zygote has died or hung up."""
+
+
 class Zygote:
     """A zygote: made by us, or by an earlier supervisor and found again by its socket.
 
@@ -52,15 +66,10 @@ class Zygote:
         self,
         kind: str,
         socket_path: Path,
-        lock_path: Callable[[int], Path],
-        on_bot: Callable[[LocalProcess, Zygote], None],
-        on_end: Callable[[LocalProcess], None],
+        listener: Listener,
         child: tuple[int, int] | None = None,
     ) -> None:
-        """`lock_path` says where a bot's lock is; `child` are its pid and its pidfd, when it is a child of ours.
-
-        `on_bot` is called as soon as it is told of a bot that lives, `on_end` when one has ended.
-        """
+        """`child` are its pid and its pidfd, when it is a child of ours."""
         self.kind = kind
         self.socket_path = socket_path
         self.is_child = child is not None
@@ -72,12 +81,9 @@ class Zygote:
         self.processes: dict[int, LocalProcess] = {}
         self.making_s = 0.0
         """From its start to its first word, when the kind was imported."""
-        self.told = 0
-        """How many messages came from it."""
         self.lost = asyncio.Event()
-        self._lock_path = lock_path
-        self._on_bot = on_bot
-        self._on_end = on_end
+        self._listener = listener
+        self._watchdog = Watchdog(self._is_pending, self._on_silence)
         self._since = asyncio.get_running_loop().time()
         self._pending: dict[int, tuple[asyncio.Future[LocalProcess], tuple[int, int]]] = {}
         """Answers that are due, each with two descriptors that keep places until the new process has its pidfd."""
@@ -90,14 +96,8 @@ class Zygote:
         self._reading: asyncio.Task[None] | None = None
 
     @classmethod
-    async def make(
-        cls,
-        spec: wire.ZygoteSpec,
-        lock_path: Callable[[int], Path],
-        on_bot: Callable[[LocalProcess, Zygote], None],
-        on_end: Callable[[LocalProcess], None],
-    ) -> Zygote:
-        """Starts a new one. Raises SpawnFailed when no process can be made."""
+    def start(cls, spec: wire.ZygoteSpec, listener: Listener) -> Zygote:
+        """Start a new one, to be connected to. Raises SpawnFailed when no process can be made."""
         process = _spawn.Process(target=zygote.main, args=(spec,), name=f"zygote {spec.kind}")
         try:
             process.start()
@@ -111,7 +111,7 @@ class Zygote:
         # The engine reaps all children of the supervisor: multiprocessing need not know of this one.
         multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
         path = Path(spec.run_dir) / spec.socket_name
-        return cls(spec.kind, path, lock_path, on_bot, on_end, (process.pid, fd))
+        return cls(spec.kind, path, listener, (process.pid, fd))
 
     @staticmethod
     def socket_name(prefix: str) -> str:
@@ -134,12 +134,18 @@ class Zygote:
         asyncio.get_running_loop().add_reader(self._fd, self._on_death, peer)
         self._reading = asyncio.create_task(self._read(reader), name=f"zygote {self.kind}")
 
-    @property
-    def owes(self) -> bool:
-        """An answer, or the end of a process that has ended."""
-        return bool(self._pending or self._checks) or any(
-            process.over and process.alive for process in self.processes.values()
-        )
+    async def connect_when_up(self) -> None:
+        """Connect to one that was just started. Raises SpawnFailed."""
+        while True:
+            try:
+                return await self.connect()
+            except (FileNotFoundError, ConnectionRefusedError):
+                # It listens within some 30 ms, before it imports anything of the kind.
+                if not self.exists:
+                    raise errors.SpawnFailed(f"the zygote of {self.kind} ended at once") from None
+                await asyncio.sleep(0.005)
+            except OSError as error:
+                raise errors.SpawnFailed(f"cannot reach the zygote of {self.kind}: {error.strerror}") from error
 
     @property
     def is_heard(self) -> bool:
@@ -169,6 +175,7 @@ class Zygote:
         if self._reading is not None:
             self._reading.cancel()
         self._unwatch()
+        self._watchdog.close()
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -196,6 +203,7 @@ class Zygote:
         answer: asyncio.Future[LocalProcess] = asyncio.get_running_loop().create_future()
         self._pending[spawn.run_id] = answer, places
         self._send(spawn)
+        self._watchdog.watch()
         return await asyncio.shield(answer)
 
     def check(self, params: Params) -> asyncio.Future[list[dict[str, Any]]]:
@@ -207,6 +215,7 @@ class Zygote:
         answer: asyncio.Future[list[dict[str, Any]]] = asyncio.get_running_loop().create_future()
         self._checks[check_id] = answer
         self._send(wire.Check(check_id=check_id, params=dict(params)))
+        self._watchdog.watch()
         return answer
 
     def acknowledge(self, run_id: int) -> None:
@@ -230,8 +239,11 @@ class Zygote:
         self.lose()
 
     def lose(self) -> None:
-        """It has ended: whoever waits for it, or asks it for something, is told so."""
+        """It has ended, or is as good as dead: all that is pending from it fails, and its bots are ours to wait for."""
+        if self.lost.is_set():
+            return
         self.lost.set()
+        self._watchdog.close()
         with contextlib.suppress(FileNotFoundError):
             self.socket_path.unlink()
         gone = errors.SpawnFailed(f"the zygote of {self.kind} has ended")
@@ -249,6 +261,7 @@ class Zygote:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+        self._listener.lost(self)
 
     async def end_session(self) -> None:
         """Once it has died: ends what it had forked and not told of, as far as that is still in its session. Looked for
@@ -281,6 +294,17 @@ class Zygote:
         if self._fd is not None:
             asyncio.get_running_loop().remove_reader(self._fd)
 
+    def _is_pending(self) -> bool:
+        """An answer, or the end of a process that has ended."""
+        return bool(self._pending or self._checks) or any(
+            process.over and process.alive for process in self.processes.values()
+        )
+
+    def _on_silence(self) -> None:
+        """It is stopped or stuck. Its bots run on, and what is pending we learn without it."""
+        log.warning("the zygote of %s, pid %s, does not answer: SIGKILL", self.kind, self.pid)
+        self.kill()
+
     def _due(self, run_id: int) -> asyncio.Future[LocalProcess]:
         """The answer that comes now. From here on there is a descriptor for the new process."""
         answer, places = self._pending.pop(run_id)
@@ -289,7 +313,7 @@ class Zygote:
         return answer
 
     def _receive(self, message: wire.Message) -> None:
-        self.told += 1
+        self._watchdog.heard()
         match message:
             case wire.Hello():
                 for values in message.alive:
@@ -314,7 +338,8 @@ class Zygote:
     def _alive(self, alive: wire.Alive) -> LocalProcess:
         identity = Identity(pid=alive.pid, start_ticks=alive.start_ticks, inode=alive.inode, boot_id=pidfd.boot_id())
         process = self._process(alive.bot_id, alive.run_id, identity)
-        self._on_bot(process, self)
+        self._listener.born(process)
+        process.when_over(self._watchdog.watch)
         return process
 
     def _ended(self, ended: wire.Ended) -> None:
@@ -336,10 +361,10 @@ class Zygote:
                 detail="was stopped by its zygote, which had no supervisor for too long" if ended.asked else "",
             )
         )
-        self._on_end(process)
+        self._listener.ended(process, self)
 
     def _process(self, bot_id: int, run_id: int, identity: Identity) -> LocalProcess:
-        process = LocalProcess(bot_id, run_id, identity, self._lock_path(bot_id), self.acknowledge)
+        process = LocalProcess(bot_id, run_id, identity, self._listener.lock_path(bot_id), self.acknowledge)
         self.processes[run_id] = process
         return process
 
