@@ -200,7 +200,7 @@ class Fleet:
 
     # ---- commands
 
-    async def create(self, new: NewBot, *, idempotency_key: str | None = None, wait: Wait) -> BotView:
+    async def create(self, new: NewBot, *, idempotency_key: str | None = None, wait: Wait) -> Bot:
         """Makes a bot and starts it, or gives the one that was made with the same idempotency key.
 
         Raises NameTaken, LedgerUnavailable, ShuttingDown, and SpawnFailed: for a want of resources, in which case
@@ -208,7 +208,7 @@ class Fleet:
         """
         actors, earlier = await self._create(new, 1, idempotency_key)
         if earlier:
-            return await self.view(earlier[0].bot_id)
+            return earlier[0]
         [actor] = actors
         bot_id = actor.bot.bot_id
         if (shortage := await self._attempt(actor)) is not None:
@@ -223,11 +223,11 @@ class Fleet:
         if wait is Wait.READY:
             await _has_started(actor)
         await actor.durable()
-        return _view(actor)
+        return actor.bot
 
     async def create_many(
         self, new: NewBot, count: int, *, idempotency_key: str | None = None, wait: Wait
-    ) -> Sequence[BotView]:
+    ) -> Sequence[Bot]:
         """Makes so many bots that differ in nothing but their ids, and starts them side by side: all of them or, with
         an error, none. Or gives those that were made with the same idempotency key, but for the forgotten ones.
 
@@ -236,7 +236,7 @@ class Fleet:
         actors, earlier = await self._create(new, count, idempotency_key)
         if earlier:
             made_then = frozenset(bot.bot_id for bot in earlier)
-            return await self.every(BotQuery(states=frozenset(State), bot_ids=made_then))
+            return await self.bots(BotQuery(states=frozenset(State), bot_ids=made_then))
         shortages = [shortage for shortage in await asyncio.gather(*map(self._attempt, actors)) if shortage]
         if shortages:
             await self._undo(actors)
@@ -244,7 +244,7 @@ class Fleet:
         if wait is Wait.READY:
             await asyncio.gather(*map(_has_started, actors))
         await asyncio.gather(*(actor.durable() for actor in actors))
-        return [_view(actor) for actor in actors]
+        return [actor.bot for actor in actors]
 
     async def _create(
         self, new: NewBot, count: int, idempotency_key: str | None
@@ -293,7 +293,7 @@ class Fleet:
         timed_out = actor.bot.last_exit is not None and actor.bot.last_exit.cause is Cause.START_TIMEOUT
         return None if permanent or timed_out else error
 
-    async def start(self, bot_id: int, *, wait: bool = True) -> BotView:
+    async def start(self, bot_id: int, *, wait: bool = True) -> Bot:
         """Starts a bot; one that is up already is left alone. Waits until it is up, or has failed.
 
         Raises StillAlive when an earlier process of it does not end.
@@ -304,19 +304,19 @@ class Fleet:
         await actor.ask(Event.START)
         if wait:
             await self._within_grace(actor, _is_not_changing(actor), start_s=self._spec(actor.bot.kind).start_timeout_s)
-        return _view(actor)
+        return actor.bot
 
-    async def stop(self, bot_id: int, *, grace_s: float | None = None, wait: bool = True) -> BotView:
+    async def stop(self, bot_id: int, *, grace_s: float | None = None, wait: bool = True) -> Bot:
         """Stops a bot, and waits until everything of it is gone. Raises StillAlive after grace + 5 s."""
         actor = await self._actor(bot_id)
         starts = await actor.ask(Event.STOP, grace_s)
         if not wait:
-            return _view(actor)
+            return actor.bot
         bot = await self._within_grace(actor, lambda: actor.state in SETTLED or actor.starts != starts)
         # As it was when it had stopped, whoever may have started it again since.
-        return _settled_view(dataclasses.replace(bot, state=State.STOPPED))
+        return dataclasses.replace(bot, state=State.STOPPED)
 
-    async def restart(self, bot_id: int, *, grace_s: float | None = None, wait: bool = True) -> BotView:
+    async def restart(self, bot_id: int, *, grace_s: float | None = None, wait: bool = True) -> Bot:
         """Ends the process, if there is one, and starts another when everything of it is gone. Raises StillAlive."""
         self._refuse_when_shutting_down()
         actor = await self._actor(bot_id)
@@ -325,7 +325,7 @@ class Fleet:
         if wait:
             await self._within_grace(actor, lambda: actor.starts != starts or actor.state in SETTLED)
             await self._within_grace(actor, _is_not_changing(actor), start_s=self._spec(actor.bot.kind).start_timeout_s)
-        return _view(actor)
+        return actor.bot
 
     async def delete(self, bot_id: int) -> None:
         """Stops a bot and forgets it, with its log and its data; its runs stay. Raises StillAlive."""
@@ -401,17 +401,23 @@ class Fleet:
 
     # ---- looking
 
-    async def view(self, bot_id: int) -> BotView:
-        """One bot. Raises UnknownBot."""
+    async def bot(self, bot_id: int) -> Bot:
+        """One bot, without a look at its process. Raises UnknownBot."""
         actor = self._actors.get(bot_id)
-        if actor is not None and bot_id not in self._forgetting:
-            return _view(actor)
-        return _settled_view(await self._row(bot_id))
+        return actor.bot if actor is not None and bot_id not in self._forgetting else await self._row(bot_id)
+
+    async def view(self, bot_id: int) -> BotView:
+        """One bot, with what its process is and uses now. Raises UnknownBot."""
+        return self.look(await self.bot(bot_id))
+
+    def look(self, bot: Bot) -> BotView:
+        """A bot that was found, with what its process is and uses now."""
+        actor = self._actors.get(bot.bot_id)
+        return _settled_view(bot) if actor is None else _view(actor)
 
     async def list(self, query: BotQuery) -> Page[BotView]:
-        """One page of bots, by bot_id."""
-        chosen = [a for a in self._actors.values() if a.bot.bot_id > query.after and _matches(a.bot, query)]
-        chosen.sort(key=lambda actor: actor.bot.bot_id)
+        """One page of bots, by bot_id, with what their processes are and use now."""
+        chosen = self._chosen(query)
         # As they are now: an actor that retires while the ledger is asked is not among the rows that are asked for.
         views = [_view(actor) for actor in chosen[: query.limit + 1]]
         if query.states - ACTIVE:
@@ -421,15 +427,33 @@ class Fleet:
         del views[query.limit :]
         return Page(views, views[-1].bot.bot_id if more else None)
 
-    async def every(self, query: BotQuery) -> Sequence[BotView]:
-        """All bots that match, by bot_id, however many there are."""
-        views: list[BotView] = []
-        after: int | None = query.after
-        while after is not None:
-            page = await self.list(dataclasses.replace(query, after=after, limit=1000))
-            views += page.items
-            after = page.next_after
-        return views
+    async def bots(self, query: BotQuery) -> Sequence[Bot]:
+        """All bots that match, by bot_id, however many there are, without a look at their processes."""
+        found = [actor.bot for actor in self._chosen(query)]
+        others, query = tuple(self._actors), dataclasses.replace(query, limit=1000)
+        while query.states - ACTIVE:
+            page = await self._ledger.bots(query, exclude=others)
+            found += page[: query.limit]
+            if len(page) <= query.limit:
+                break
+            query = dataclasses.replace(query, after=page[query.limit - 1].bot_id)
+        return sorted(found, key=lambda bot: bot.bot_id)
+
+    def _chosen(self, query: BotQuery) -> Sequence[Actor]:
+        """The actors that match, by bot_id. In one piece: a call for each of a thousand would take longer than all
+        else that a command does for the few that match."""
+        chosen = [
+            actor
+            for bot_id, actor in self._actors.items()
+            for bot in (actor.bot,)
+            if bot_id > query.after
+            and bot.state in query.states
+            and (query.bot_ids is None or bot_id in query.bot_ids)
+            and (query.kind is None or query.kind == bot.kind)
+            and (query.name is None or query.name == bot.name)
+            and query.labels.items() <= bot.labels.items()
+        ]
+        return sorted(chosen, key=lambda actor: actor.bot.bot_id)
 
     async def run(self, run_id: int) -> Run:
         """One run. Raises UnknownRun."""
@@ -477,7 +501,7 @@ class Fleet:
     async def _run_of(self, bot_id: int, run_id: int | None) -> Run | None:
         """The run, which is to be one of the bot, or to be none. Raises UnknownBot, UnknownRun."""
         if run_id is None:
-            await self.view(bot_id)
+            await self.bot(bot_id)
             return None
         run = await self._ledger.run(run_id)
         if run is None or run.bot_id != bot_id:
@@ -632,7 +656,7 @@ class Fleet:
             if not kinds:
                 return
             try:
-                bots = [view.bot for view in await self.every(BotQuery(states=frozenset(State)))]
+                bots = await self.bots(BotQuery(states=frozenset(State)))
             except errors.LedgerUnavailable as unavailable:
                 log.warning("no instances are made before the next reload: %s", unavailable.detail)
                 return
@@ -773,16 +797,6 @@ def _is_settled(actor: Actor) -> Callable[[], bool]:
 
 def _is_not_changing(actor: Actor) -> Callable[[], bool]:
     return lambda: actor.state not in (State.STARTING, State.STOPPING, State.KILLING)
-
-
-def _matches(bot: Bot, query: BotQuery) -> bool:
-    return (
-        bot.state in query.states
-        and (query.bot_ids is None or bot.bot_id in query.bot_ids)
-        and query.kind in (None, bot.kind)
-        and query.name in (None, bot.name)
-        and query.labels.items() <= bot.labels.items()
-    )
 
 
 def _view(actor: Actor) -> BotView:
