@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from supervisor import logs
 from supervisor.api import answers, audit, paging, requests, streams
-from supervisor.core import model
+from supervisor.core import errors, model
 from supervisor.fleet import rollout
 from supervisor.fleet.fleet import Fleet, Wait
 
@@ -162,7 +162,12 @@ class Bots:
 
     async def _create(self, asked: requests.NewBot | None, idempotency_key: str | None, wait: Wait) -> model.BotView:
         async with self._new(asked or requests.NewBot()) as new:
-            view = await self.fleet.create(new, idempotency_key=idempotency_key, wait=wait)
+            try:
+                view = await self.fleet.create(new, idempotency_key=idempotency_key, wait=wait)
+            except (errors.SpawnFailed, errors.BudgetSpent) as error:
+                if error.bot_id is not None:  # It was made, and stays.
+                    audit.concerns(error.bot_id)
+                raise
         audit.concerns(view.bot.bot_id)
         return view
 

@@ -145,8 +145,6 @@ class Signal(_Body):
 
 
 class _Query(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
     kind: Text | None = None
 
     @model_validator(mode="before")

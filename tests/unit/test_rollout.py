@@ -12,7 +12,7 @@ import pytest
 
 from supervisor import settings
 from supervisor.core import errors
-from supervisor.core.model import ACTIVE, BotQuery, NewBot, Policy, RestartPolicy, State
+from supervisor.core.model import ACTIVE, BotQuery, NewBot, Policy, RestartPolicy, State, WaitingFor
 from supervisor.fleet import rollout
 from supervisor.fleet.catalogue import Catalogue
 from supervisor.fleet.fleet import Fleet, Wait
@@ -148,6 +148,35 @@ async def test_a_rolling_restart_ends_with_the_first_batch_that_fails(world: Wor
         assert outcome.detail.startswith(f"not restarted: bot {failed.bot_id} of the batch before is failed: ")
         assert "its code is broken" in outcome.detail
     assert len(world.engine.processes) == 7
+
+
+async def test_who_waits_for_a_turn_is_told_its_place_now(world: World) -> None:
+    world.behaviours["any"] = Behaviour(ready=False)
+    world.now = {"any": settings.Kind(target="a:b", starts_at_once=1)}
+    await world.fleet.reload_kinds()
+    new = NewBot(kind="any", params={}, restart=ONCE)
+    makers = [asyncio.create_task(world.fleet.create(new, wait=Wait.ATTEMPT)) for _ in range(5)]
+    await makers[0]
+
+    async def waiting() -> list[str]:
+        views = await world.fleet.listing.every(BotQuery())
+        return [view.reason for view in views if view.waiting_for is WaitingFor.TURN]
+
+    async def next_one() -> None:
+        bot_id = len(world.engine.processes)
+        world.fleet.notified(bot_id, world.engine.of(bot_id).order.run_id, {"READY": "1"})
+        await makers[bot_id]
+
+    while len(await waiting()) < 4:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    behind = "waits for its turn to start, behind "
+    assert await waiting() == ["starts next", f"{behind}1 other", f"{behind}2 others", f"{behind}3 others"]
+    await next_one()
+    assert await waiting() == ["starts next", f"{behind}1 other", f"{behind}2 others"]
+    await world.fleet.stop(4)
+    assert await waiting() == ["starts next", f"{behind}1 other"]
+    await next_one()
+    assert await waiting() == ["starts next"]
 
 
 # ---- kinds that change
