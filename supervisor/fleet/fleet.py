@@ -160,11 +160,11 @@ class Fleet:
     async def shutdown(self, grace_s: float) -> None:
         """Stop all bots, side by side; their goals stay. Returns when all are gone, or with what would not die."""
         self._shutting_down = True
-        for actor in self._roster:
-            actor.post(events.ShutDown(grace_s))
+        self._roster.shut_down(grace_s)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s + 1.5):
-                await asyncio.gather(*(actor.until(_is_settled(actor)) for actor in self._roster))
+                while unsettled := [actor for actor in self._roster if actor.state not in SETTLED]:
+                    await asyncio.gather(*(actor.until(_is_settled(actor)) for actor in unsettled))
         for actor in self._roster:
             if actor.state not in SETTLED:
                 log.error("bot-%d would not die: %s", actor.bot.bot_id, actor.bot.reason)
