@@ -47,6 +47,7 @@ class Meter:
                 cpu_seconds=(int(values[11]) + int(values[12])) / _TICKS,
                 rss_bytes=int(values[21]) * _PAGE,
                 threads=threads,
+                frozen=values[0] in (b"T", b"t"),
                 descendants=_descendants(pid) if threads > 1 else _count(os.pread(self._children, _MOST, 0)),
             )
         except OSError:
