@@ -51,6 +51,14 @@ def open_standard_streams() -> None:
     os.close(fd)
 
 
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+def age_s(ticks: int) -> float:
+    """For how long a process has lived whose start time is this many ticks after boot; right to a tick."""
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / _TICKS_PER_S)
+
+
 def start_ticks(pid: int) -> int:
     """When the process started, in clock ticks since boot. Raises OSError when there is none.
 

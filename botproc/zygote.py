@@ -324,6 +324,7 @@ class _Zygote:
                 # Not reaped yet, dead or alive: both are surely those of our child.
                 start_ticks=kernel.start_ticks(pid),
                 inode=kernel.pidfd_inode(pid),
+                log_start=spawn.log_start,
             )
         except OSError as error:
             if bot.pid is not None:
@@ -357,9 +358,11 @@ class _Zygote:
             asked = "" if stop is None else "stopped"
             if stop is not None and stop.killed and death.signal == signal.SIGKILL:
                 asked = "stop-timeout"
+            alive = self._alive.pop(death.key)
             ended = wire.Ended(
                 run_id=death.key,
-                bot_id=self._alive.pop(death.key).bot_id,
+                bot_id=alive.bot_id,
+                log_start=alive.log_start,
                 exit_code=death.exit_code,
                 signal=death.signal,
                 ended_at=time.time_ns() // 1000,

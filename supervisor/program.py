@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import gc
 import logging
 import signal
@@ -15,6 +14,7 @@ from supervisor import data_directory, logs
 from supervisor.api import application, audit, listener, server, threads
 from supervisor.core import errors
 from supervisor.engine.local import LocalEngine
+from supervisor.fleet.catalogue import Catalogue
 from supervisor.fleet.fleet import Fleet
 from supervisor.fleet.retention import Retention
 from supervisor.fleet.starts import Rate
@@ -99,34 +99,41 @@ async def open_fleet(
     `leave` is asked at the end: whether bots and zygotes are left as they are, for a supervisor that comes at once.
     """
     data = settings.data_dir
+    log_dir = data / "logs"
+    for directory in (data / "run", log_dir):
+        directory.mkdir(mode=0o700, exist_ok=True)
+    printed = Printed(data / "run" / "printed.json")
+    follower = logs.Follower(log_dir, out, limit_bytes=settings.log_limit_bytes, printed=printed.take())
+    bot_logs = logs.BotLogs(log_dir, follower)
     engine = LocalEngine(
         data,
         settings.kinds,
-        lambda *told: fleet.notified(*told),
+        lambda bot_id, run_id, values: fleet.notified(bot_id, run_id, values),
+        bot_logs,
         zygote_idle_s=settings.zygote_idle_s,
         without_supervisor_s=settings.without_supervisor_s,
     )
-    printed = Printed(data / "run" / "printed.json")
-    follower = logs.Follower(engine.log_dir, out, limit_bytes=settings.log_limit_bytes, printed=printed.take())
-    forget_log = functools.partial(follower.forget, delete=True)
+    secrets = Secrets(data / "secrets")
+    catalogue = Catalogue(
+        settings.kinds,
+        engine=engine,
+        secrets=secrets,
+        rate=Rate(at_once=settings.starts_at_once, per_s=settings.starts_per_s),
+        read=lambda: reread().kinds,
+    )
     fleet = Fleet(
         engine=engine,
         ledger=ledger,
-        follower=follower,
-        log_dir=engine.log_dir,
+        logs=bot_logs,
         bots_dir=data / "bots",
-        kinds=settings.kinds,
-        forget_log=forget_log,
-        read_kinds=lambda: reread().kinds,
-        secrets=Secrets(data / "secrets"),
-        rate=Rate(at_once=settings.starts_at_once, per_s=settings.starts_per_s),
+        catalogue=catalogue,
+        secrets=secrets,
         metrics=counts,
     )
     retention = Retention(
         ledger=ledger,
-        log_dir=engine.log_dir,
+        logs=bot_logs,
         bots_dir=data / "bots",
-        forget_log=forget_log,
         keep_runs_days=settings.keep_runs_days,
         keep_runs=settings.keep_runs,
     )

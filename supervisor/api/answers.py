@@ -1,87 +1,24 @@
-"""What calls are answered with. These classes are what the OpenAPI document shows, and are written as they are:
-slotted dataclasses that pydantic serializes without validating them again.
-
-A bot, a run and its end are not spelled again here: `_has` makes their classes of the fields that `model` gives
-them, with a time as RFC 3339 and without secrets.
+"""Answers of calls. These classes are what the OpenAPI document shows, and are written as they are: slotted
+dataclasses that pydantic serializes without validating them again. A bot and a run have the fields of the model.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, GetCoreSchemaHandler, TypeAdapter, WithJsonSchema
-from pydantic_core import CoreSchema, core_schema
+from pydantic import BaseModel, TypeAdapter, WithJsonSchema
 from starlette.responses import Response
 
+from supervisor.api.projection import Time, Values, fields, has
 from supervisor.core import model, timestamps
-from supervisor.store import secrets
 
 T = TypeVar("T")
 
-Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 StillAliveOrTime = Annotated[
     str, WithJsonSchema({"anyOf": [{"const": "still alive"}, {"type": "string", "format": "date-time"}]})
 ]
-
-
-class _PlainText:
-    """Writes a word of an enumeration as the string that it is: pydantic asks each for its `value`, which took an
-    eighth of the time of a long list."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return {**handler(source), "serialization": core_schema.simple_ser_schema("str")}
-
-
-_WORDS = {
-    **vars(model),
-    **{cls.__name__: Annotated[cls, _PlainText()] for cls in (model.State, model.Goal, model.Cause, model.WaitingFor)},
-    "Timestamp": Time,
-}
-"""What the words in the model's annotations mean to callers."""
-
-_CONVERSIONS: dict[Any, Callable[[Any], Any]] = {Time: timestamps.rfc3339, model.Params: secrets.shown}
-"""What a value becomes, by the type that callers see."""
-
-
-def _hints(value: type[Any], **words: Any) -> dict[str, Any]:
-    """The fields of a value, with the types that callers see."""
-    return typing.get_type_hints(value, {**_WORDS, **words}, include_extras=True)
-
-
-def _has(hints: Mapping[str, Any]) -> Callable[[type[T]], type[T]]:
-    """A decorator: the class gets these fields, followed by its own."""
-
-    def fill(cls: type[T]) -> type[T]:
-        fields = {**hints, **typing.get_type_hints(cls)}
-        namespace = {"__doc__": cls.__doc__, "__module__": cls.__module__}
-        return dataclasses.make_dataclass(cls.__name__, fields.items(), namespace=namespace, slots=True)
-
-    return fill
-
-
-class _Reader:
-    """Reads fields of an answer from where they are in a value: `paths`, such as "live.pid", in their order."""
-
-    def __init__(self, hints: Mapping[str, Any], paths: Iterable[str] = ()) -> None:
-        self._read = attrgetter(*(paths or hints))
-        self._conversions = [
-            (position, convert)
-            for position, hint in enumerate(hints.values())
-            for shown, convert in _CONVERSIONS.items()
-            if shown in (hint, *typing.get_args(hint))
-        ]
-
-    def __call__(self, value: Any) -> list[Any]:
-        values = list(self._read(value))
-        for position, convert in self._conversions:
-            if (given := values[position]) is not None:
-                values[position] = convert(given)
-        return values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,20 +32,19 @@ class Stopped:
     state: model.State
 
 
-_LAST_EXIT = _hints(model.LastExit)
+_LAST_EXIT = fields(model.LastExit)
 
 
-@_has(_LAST_EXIT)
+@has(_LAST_EXIT)
 class LastExit:
     """The end of a bot's latest run."""
 
 
-_BOT = _hints(model.Bot, LastExit=LastExit)
-_VIEW = {name: hint for name, hint in _hints(model.BotView).items() if name not in ("bot", "live")}
-_LIVE = {name: hint | None for name, hint in _hints(model.LiveView).items()}
+_BOT = fields(model.Bot, at="bot", LastExit=LastExit) | fields(model.BotView, without=("bot", "live"))
+_LIVE = fields(model.LiveView, at="live", nullable=True)
 
 
-@_has({**_BOT, **_VIEW, **_LIVE})
+@has(_BOT | _LIVE)
 class Bot:
     """What is wanted of a bot, what is, and why. With no process, the fields of a process are null."""
 
@@ -120,10 +56,10 @@ class Batch:
     bots: Sequence[Bot]
 
 
-_RUN = {name: hint for name, hint in _hints(model.Run).items() if name not in ("identity", "log_start", "log_end")}
+_RUN = fields(model.Run, without=("identity", "log_start", "log_end"))
 
 
-@_has(_RUN)
+@has(_RUN)
 class Run:
     """The life of one process of a bot. Open while `cause` is null."""
 
@@ -256,25 +192,21 @@ def event(entry: model.Entry) -> Event:
     )
 
 
-def _made(cls: Callable[..., T], reader: _Reader) -> Callable[[Any], T]:
-    return lambda value: cls(*reader(value))
-
-
-_CONVERSIONS[LastExit] = _made(LastExit, _Reader(_LAST_EXIT))
-
-_PATHS = {**{name: f"bot.{name}" for name in _BOT}, **{name: name for name in _VIEW}}
-_settled_bot = _Reader({**_BOT, **_VIEW}, _PATHS.values())
-_live_bot = _Reader({**_BOT, **_VIEW, **_LIVE}, [*_PATHS.values(), *(f"live.{name}" for name in _LIVE)])
-_NO_PROCESS = (None,) * len(_LIVE)
+# What mypy does not know: that these classes have fields.
+_new_last_exit: Callable[..., LastExit] = LastExit
 _new_bot: Callable[..., Bot] = Bot
-
-_run = _Reader(_RUN)
 _new_run: Callable[..., Run] = Run
+
+_last_exit = Values(_LAST_EXIT)
+_conversions = {LastExit: lambda last: _new_last_exit(*_last_exit(last))}
+_settled_bot, _live_bot = Values(_BOT, _conversions), Values(_BOT | _LIVE, _conversions)
+_no_process = (None,) * len(_LIVE)
+_run = Values(_RUN)
 
 
 def bot(view: model.BotView) -> Bot:
     """A bot as callers see it."""
-    return _new_bot(*_live_bot(view)) if view.live else _new_bot(*_settled_bot(view), *_NO_PROCESS)
+    return _new_bot(*_live_bot(view)) if view.live else _new_bot(*_settled_bot(view), *_no_process)
 
 
 def run(run: model.Run) -> Run:

@@ -6,7 +6,18 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from supervisor.api import access, audit, body_limit, document, headers, problems, prometheus, routes, streams
+from supervisor.api import (
+    access,
+    audit,
+    body_limit,
+    document,
+    headers,
+    invalid_input,
+    problems,
+    prometheus,
+    routes,
+    streams,
+)
 from supervisor.core import errors
 from supervisor.fleet.fleet import Fleet
 from supervisor.settings import Settings
@@ -19,9 +30,11 @@ def create(fleet: Fleet, settings: Settings) -> FastAPI:
     table = routes.table(fleet, streams.Streams(settings.max_streams))
     level_of = routes.level_of(table)
     own = f"[{settings.host}]" if ":" in settings.host else settings.host
-    app = document.Application(table, with_tokens=settings.admin_token is not None, params_schemas=fleet.params_schemas)
+    app = document.Application(
+        table, with_tokens=settings.admin_token is not None, params_schemas=fleet.catalogue.params_schemas
+    )
     app.add_exception_handler(errors.Problem, problems.on_problem)
-    app.add_exception_handler(RequestValidationError, problems.on_invalid)
+    app.add_exception_handler(RequestValidationError, invalid_input.on_invalid)
     app.add_exception_handler(HTTPException, problems.on_http_error)
     # What is added last is passed first.
     app.add_middleware(body_limit.Bodies)

@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from supervisor import logs
 from supervisor.api import answers, audit, paging, requests, streams
-from supervisor.core import model
+from supervisor.core import errors, model
 from supervisor.fleet import rollout
 from supervisor.fleet.fleet import Fleet, Wait
 
@@ -59,7 +59,7 @@ class Bots:
     async def list_bots(self, request: Request, query: Annotated[requests.Bots, Query()]) -> Response:
         """The bots that are active, or those in the states that are asked for; ordered by id. The Link header with
         rel="next" leads to the next page."""
-        page = await self.fleet.list(query.page())
+        page = await self.fleet.listing.list(query.page())
         return answers.reply(
             answers.BOTS, list(map(answers.bot, page.items)), headers=paging.link(request, page.next_after)
         )
@@ -78,7 +78,7 @@ class Bots:
 
     async def get_bot(self, bot_id: BotId) -> Response:
         """One bot."""
-        return _bot(await self.fleet.view(bot_id))
+        return _bot(await self.fleet.listing.view(bot_id))
 
     async def start_bot(self, bot_id: BotId, _: requests.Nothing | None = None, wait: Settled = True) -> Response:
         """Start a bot that has no process; one that is up is left alone."""
@@ -116,9 +116,9 @@ class Bots:
         these and each that comes, until the bot is deleted or the run that is named has ended: a message for each
         line, whose id is the offset in the log behind it. A message `skipped` says how many bytes are gone."""
         if streams.EventStream.media_type in request.headers.get("accept", ""):
-            found = await self.fleet.log_lines(bot_id, tail=tail, offset=last_event_id, run_id=run)
+            found = await self.fleet.feeds.log_lines(bot_id, tail=tail, offset=last_event_id, run_id=run)
             return streams.EventStream(self.streams, _messages(found))
-        lines = await self.fleet.log_tail(bot_id, lines=tail, run_id=run)
+        lines = await self.fleet.feeds.log_tail(bot_id, tail=tail, run_id=run)
         return PlainTextResponse(lines.decode("utf-8", "replace"))
 
     # ---- many bots
@@ -162,25 +162,30 @@ class Bots:
 
     async def _create(self, asked: requests.NewBot | None, idempotency_key: str | None, wait: Wait) -> model.BotView:
         async with self._new(asked or requests.NewBot()) as new:
-            view = await self.fleet.create(new, idempotency_key=idempotency_key, wait=wait)
+            try:
+                view = await self.fleet.create(new, idempotency_key=idempotency_key, wait=wait)
+            except (errors.SpawnFailed, errors.BudgetSpent) as error:
+                if error.bot_id is not None:  # It was made, and stays.
+                    audit.concerns(error.bot_id)
+                raise
         audit.concerns(view.bot.bot_id)
         return view
 
     @contextlib.asynccontextmanager
     async def _new(self, asked: requests.NewBot) -> AsyncIterator[model.NewBot]:
         """What is asked for, checked, with the kind's defaults; for bots that are made in the block."""
-        kind = self.fleet.defaults(asked.kind)
-        schedule = asked.schedule or kind.schedule
-        async with self.fleet.checked(asked.kind, asked.params) as params:
+        terms = self.fleet.catalogue.defaults(asked.kind).terms.over(asked.overrides)
+        async with self.fleet.catalogue.checked(asked.kind, asked.params) as params:
             yield model.NewBot(
                 kind=asked.kind,
                 params=params,
                 name=asked.name,
                 labels=asked.labels,
-                restart=asked.restart.over(kind.restart_policy) if asked.restart else kind.restart_policy,
-                grace_s=kind.grace_s if asked.grace_s is None else asked.grace_s,
-                limits=asked.limits.over(kind.default_limits) if asked.limits else kind.default_limits,
-                schedule=schedule.value if schedule else None,
+                overrides=asked.overrides,
+                restart=terms.restart,
+                grace_s=terms.grace_s,
+                limits=terms.limits,
+                schedule=terms.schedule,
             )
 
 

@@ -14,6 +14,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from supervisor import __version__
 from supervisor.api import answers, params_models, problems
 from supervisor.api.access import SAFE, Access
+from supervisor.api.invalid_input import StrictRoute
 from supervisor.api.routes import Route, Table
 from supervisor.api.streams import EventStream
 
@@ -36,18 +37,22 @@ class Application(FastAPI):
             title="bot-supervisor",
             version=__version__,
             description="Runs fleets of Python bots, one process each, and keeps account of every run.",
+            # A row as the others are, so that it is as strict.
+            openapi_url=None,
             docs_url=None,
             redoc_url=None,
             redirect_slashes=False,
             # A body without a type is taken for JSON, as `limits` does.
             strict_content_type=False,
         )
+        self.router.route_class = StrictRoute
         self._documented: Mapping[str, Any] = {}
         self._with_tokens = with_tokens
         self._params_schemas = params_schemas
         for section, rows in table.items():
             for route in rows:
                 self._add(route, section)
+        self.router.add_api_route("/openapi.json", self._document, methods=["GET", "HEAD"], include_in_schema=False)
 
     def _add(self, route: Route, section: str) -> None:
         first, *others = route.statuses
@@ -72,6 +77,9 @@ class Application(FastAPI):
         )
         if route.method == "GET" and route.access is not Access.ADMIN:
             self.router.add_api_route(route.path, route.endpoint, methods=["HEAD"], include_in_schema=False)
+
+    async def _document(self) -> Response:
+        return JSONResponse(self.openapi())
 
     def openapi(self) -> dict[str, Any]:
         """The document. Made again when other kinds, or other parameters of a kind, are known."""

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pydantic_core
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -90,11 +89,6 @@ def _short(text: object, characters: int = _SHOWN_CHARACTERS) -> str:
 async def on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.Problem)
     return of(error)
-
-
-async def on_invalid(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    return invalid(error.errors())
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:

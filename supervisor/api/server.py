@@ -28,13 +28,35 @@ from supervisor.api import listener, problems
 log = logging.getLogger(__name__)
 
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+HEAD_BYTES = 64 * 1024
+"""Maximum size of the head of a request."""
+
+_LENGTHS = {b"content-length", b"transfer-encoding"}
 _RETRY_S = 0.2
 _GRACE_S = 0.5
 _ASK_S = 0.05
 
 
+class Messages(h11.Connection):
+    """h11, which also refuses a request with two statements of its length.
+
+    h11 takes the chunks for true. A proxy in front may take `Content-Length`, and then what is left over is the next
+    request: that of another client (RFC 9112, 6.1).
+    """
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        event = super().next_event()
+        if isinstance(event, h11.Request) and {name for name, _ in event.headers} >= _LENGTHS:
+            raise h11.RemoteProtocolError("Content-Length with Transfer-Encoding")
+        return event
+
+
 class Protocol(H11Protocol):
     """One connection, which knows since when it waits for a request, and drops a client that does not read."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.conn = Messages(h11.SERVER, HEAD_BYTES)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)

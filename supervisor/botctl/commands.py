@@ -17,7 +17,7 @@ from supervisor.client import AsyncClient, Bot, Client, Outcome, Problem
 _AT_ONCE = 16
 """So many bots are told at the same time."""
 
-_UP = ("running", "exited")
+_UP = ("running", "exited", "scheduled")
 _DOWN = ("stopped", "exited", "failed")
 
 All = Annotated[bool, typer.Option("--all", help="all bots")]

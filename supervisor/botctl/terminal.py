@@ -25,6 +25,7 @@ _STYLES = {
     "stopping": "yellow",
     "killing": "magenta",
     "backoff": "yellow",
+    "scheduled": "cyan",
     "stopped": "dim",
     "exited": "dim",
     "failed": "red",
@@ -58,9 +59,9 @@ def cell(value: object, style: str = "") -> Text:
     return Text(line(value), style=style, no_wrap=True, overflow="ellipsis")
 
 
-def state(name: str) -> Text:
-    """A state in its colour."""
-    return cell(name, _STYLES.get(name, ""))
+def state(name: str, *, frozen: bool = False) -> Text:
+    """A state in its colour; that of a process that a signal froze, in a colour that is to be seen."""
+    return cell(name, "magenta" if frozen else _STYLES.get(name, ""))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:

@@ -12,10 +12,10 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 
 from botproc import kernel, wire
-from supervisor import logs, settings
+from supervisor import settings
 from supervisor.background import Background
 from supervisor.core import errors, params
-from supervisor.core.model import Params, Run
+from supervisor.core.model import Exit, Params, Run, now_us
 from supervisor.engine import cgroups, oom, pidfd
 from supervisor.engine.locks import Locks
 from supervisor.engine.notifications import Notifications
@@ -24,6 +24,7 @@ from supervisor.engine.process import LocalProcess
 from supervisor.engine.protocol import KindParams, KindStatus, OnNotify, Order, Process
 from supervisor.engine.slot import Slot
 from supervisor.engine.zygote_client import Listener, Zygote, fingerprint
+from supervisor.logs import BotLogs
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class LocalEngine:
         data_dir: Path,
         kinds: Mapping[str, settings.Kind],
         on_notify: OnNotify,
+        logs: BotLogs,
         *,
         zygote_idle_s: float | None = None,
         without_supervisor_s: float | None = None,
@@ -47,9 +49,9 @@ class LocalEngine:
         supervisor is there; None: for ever."""
         self._data_dir = data_dir
         self._run_dir = data_dir / "run"
-        self.log_dir = data_dir / "logs"
+        self._logs = logs
         self._kind_log_dir = data_dir / "kinds"
-        for directory in (self._run_dir, self.log_dir, self._kind_log_dir):
+        for directory in (self._run_dir, self._kind_log_dir):
             directory.mkdir(mode=0o700, exist_ok=True)
         self._locks = Locks(self._run_dir / "locks")
         self._kinds = kinds
@@ -60,7 +62,13 @@ class LocalEngine:
         self._background = Background()
         self._groups = cgroups.Groups()
         self._oom = oom.Oom(oom.counter())
-        self._listener = Listener(lock_path=self._locks.path, born=self._know, ended=self._on_end, lost=self._on_lost)
+        self._listener = Listener(
+            lock_path=self._locks.path,
+            output=self._logs.output,
+            born=self._know,
+            ended=self._on_end,
+            lost=self._on_lost,
+        )
 
     # ---- life
 
@@ -146,7 +154,8 @@ class LocalEngine:
             name=order.name,
             labels=dict(order.labels),
             params=dict(order.params),
-            log_path=str(logs.log_path(self.log_dir, order.bot_id)),
+            log_path=str(self._logs.path(order.bot_id)),
+            log_start=self._logs.follow(order.bot_id),
             lock_path=str(self._locks.path(order.bot_id)),
             data_dir=str(self._data_dir / "bots" / str(order.bot_id)),
             grace_s=order.grace_s,
@@ -166,17 +175,38 @@ class LocalEngine:
     def adopt(self, run: Run) -> Process | None:
         for zygote in self._zygotes():
             if (process := zygote.processes.get(run.run_id)) is not None:
-                return process
+                if run.identity is not None:
+                    # Of an older zygote, that did not know it.
+                    process.output.start = run.log_start
+                return self._followed(process)
         # One whose pid never reached the ledger may hold its bot's lock.
         identity = run.identity or self._locks.holder(run.bot_id, run.run_id)
         if identity is None:
             return None
-        process = LocalProcess(run.bot_id, run.run_id, identity, self._locks.path(run.bot_id), lambda _: None)
+        output = self._logs.output(run.bot_id, run.log_start)
+        process = LocalProcess(run.bot_id, run.run_id, identity, self._locks.path(run.bot_id), output, lambda _: None)
         if process.fd is None:
             return None
         self._know(process)
         self._orphans.adopt(process)
+        return self._followed(process)
+
+    def _followed(self, process: LocalProcess) -> LocalProcess:
+        """What it writes from now on is printed."""
+        self._logs.follow(process.bot_id)
         return process
+
+    def lost(self, run: Run) -> Exit:
+        words = self._logs.output(run.bot_id, run.log_start).last_words()
+        return Exit(
+            exit_code=None,
+            signal=None,
+            ended_at=now_us(),
+            cpu_seconds=None,
+            max_rss_bytes=None,
+            log_end=words.log_end,
+            last_lines=words.last_lines,
+        )
 
     def disown(self, claimed: Collection[int]) -> None:
         for zygote in self._zygotes():
@@ -191,6 +221,7 @@ class LocalEngine:
         return dataclasses.replace(status, limits_note=self._groups.note(spec.default_limits))
 
     def forget(self, bot_id: int) -> None:
+        self._logs.leave(bot_id)
         self._groups.remove(bot_id)
         self._locks.remove(bot_id)
 

@@ -13,17 +13,25 @@ from botproc import kernel
 from supervisor.core.model import Exit, Identity, Usage
 from supervisor.engine import crash_report, pidfd, usage
 from supervisor.engine.descendants import Descendants
+from supervisor.logs import Output
 
 
 class LocalProcess:
     """A process that a zygote made. `acknowledge` is what to call when its end is in the ledger."""
 
     def __init__(
-        self, bot_id: int, run_id: int, identity: Identity, lock_path: Path, acknowledge: Callable[[int], None]
+        self,
+        bot_id: int,
+        run_id: int,
+        identity: Identity,
+        lock_path: Path,
+        output: Output,
+        acknowledge: Callable[[int], None],
     ) -> None:
         self.bot_id = bot_id
         self.run_id = run_id
         self._identity = identity
+        self.output = output
         self._lock_path = lock_path
         self._acknowledge = acknowledge
         loop = asyncio.get_running_loop()
@@ -43,6 +51,14 @@ class LocalProcess:
     @property
     def identity(self) -> Identity:
         return self._identity
+
+    @property
+    def log_start(self) -> int:
+        return self.output.start
+
+    @property
+    def age_s(self) -> float:
+        return kernel.age_s(self._identity.start_ticks) if self._identity.pid else 0.0
 
     @property
     def pid(self) -> int:
@@ -76,6 +92,7 @@ class LocalProcess:
             asyncio.get_running_loop().remove_reader(self.fd)
 
     def terminate(self) -> None:
+        self.output.dump_ends()
         self._look_for_descendants()
         if self.fd is not None and pidfd.send(self.fd, signal.SIGTERM):
             # A stopped process takes its SIGTERM only when it wakes.
@@ -97,6 +114,7 @@ class LocalProcess:
             raise ProcessLookupError
 
     def dump(self) -> None:
+        self.output.dump_begins()
         if self.fd is not None:
             pidfd.send(self.fd, kernel.DUMP_SIGNAL)
 
@@ -115,6 +133,8 @@ class LocalProcess:
                 exit_ = dataclasses.replace(exit_, raised=crash_report.read(self._lock_path, self.run_id))
             if exit_.signal == signal.SIGKILL and not self._killed and self.out_of_memory():
                 exit_ = dataclasses.replace(exit_, oom=True)
+            words = self.output.last_words()
+            exit_ = dataclasses.replace(exit_, log_end=words.log_end, last_lines=words.last_lines, stacks=words.stacks)
             self._ended.set_result(exit_)
             if self.fd is not None:
                 self.unwatch()

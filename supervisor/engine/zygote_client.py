@@ -27,6 +27,7 @@ from supervisor.core.model import Cause, Exit, Identity, Params, now_us
 from supervisor.engine import pidfd
 from supervisor.engine.process import LocalProcess
 from supervisor.engine.watchdog import Watchdog
+from supervisor.logs import Output
 
 log = logging.getLogger(__name__)
 
@@ -40,15 +41,17 @@ _MADE_OF = {"target", "command", "params", "preload", "path", "env", "cwd", "rea
 def fingerprint(kind: str, spec: settings.Kind, without_supervisor_s: float | None) -> str:
     """The first part of a zygote's socket name: a kind and what it was made of, our own version included."""
     made_of = spec.model_dump(include=_MADE_OF)
-    digest = hashlib.sha256(f"{__version__} {without_supervisor_s} {made_of!r}".encode()).hexdigest()[:8]
+    digest = hashlib.sha256(f"{__version__} {wire.VERSION} {without_supervisor_s} {made_of!r}".encode()).hexdigest()[:8]
     return f"{kind}.{digest}."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """What the engine is to know of its zygotes, and where its bots' locks are."""
+    """What the engine is to know of its zygotes, and where its bots' locks and logs are."""
 
     lock_path: Callable[[int], Path]
+    output: Callable[[int, int], Output]
+    """The output of a bot's run that began at an offset of its log."""
     born: Callable[[LocalProcess], None]
     """Called as soon as a zygote tells of a bot that lives."""
     ended: Callable[[LocalProcess, Zygote | None], None]
@@ -337,7 +340,7 @@ class Zygote:
 
     def _alive(self, alive: wire.Alive) -> LocalProcess:
         identity = Identity(pid=alive.pid, start_ticks=alive.start_ticks, inode=alive.inode, boot_id=pidfd.boot_id())
-        process = self._process(alive.bot_id, alive.run_id, identity)
+        process = self._process(alive, identity)
         self._listener.born(process)
         process.when_over(self._watchdog.watch)
         return process
@@ -347,7 +350,7 @@ class Zygote:
         if process is None:
             # Ended while no supervisor was there: it has no pid any more, only an end.
             nobody = Identity(pid=0, start_ticks=0, inode=0, boot_id="")
-            process = self._process(ended.bot_id, ended.run_id, nobody)
+            process = self._process(ended, nobody)
         process.ended(
             Exit(
                 exit_code=ended.exit_code,
@@ -363,8 +366,11 @@ class Zygote:
         )
         self._listener.ended(process, self)
 
-    def _process(self, bot_id: int, run_id: int, identity: Identity) -> LocalProcess:
-        process = LocalProcess(bot_id, run_id, identity, self._listener.lock_path(bot_id), self.acknowledge)
+    def _process(self, told: wire.Alive | wire.Ended, identity: Identity) -> LocalProcess:
+        bot_id, run_id = told.bot_id, told.run_id
+        lock_path = self._listener.lock_path(bot_id)
+        output = self._listener.output(bot_id, told.log_start)
+        process = LocalProcess(bot_id, run_id, identity, lock_path, output, self.acknowledge)
         self.processes[run_id] = process
         return process
 

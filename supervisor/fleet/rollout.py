@@ -13,7 +13,7 @@ from supervisor.fleet.fleet import Fleet
 AT_ONCE = 100
 """So many bots are told at the same time, of however many were found."""
 
-_UP = frozenset({State.RUNNING, State.EXITED})
+_UP = frozenset({State.RUNNING, State.EXITED, State.SCHEDULED})
 """What a start leads to: a process that is ready, or was and has ended well since."""
 
 _DOWN = frozenset({State.STOPPED})
@@ -54,7 +54,7 @@ async def restart(
 
 
 async def _found(fleet: Fleet, query: BotQuery) -> Sequence[int]:
-    return [view.bot.bot_id for view in await fleet.every(query)]
+    return [view.bot.bot_id for view in await fleet.listing.every(query)]
 
 
 async def _each(fleet: Fleet, bot_ids: Sequence[int], command: Command, good: frozenset[State]) -> Sequence[Outcome]:
@@ -75,7 +75,7 @@ async def _each(fleet: Fleet, bot_ids: Sequence[int], command: Command, good: fr
 async def _as_it_is(fleet: Fleet, bot_id: int, detail: str) -> Outcome:
     """The outcome for a bot with which it was not done, for the reason `detail`."""
     try:
-        state = (await fleet.view(bot_id)).bot.state
+        state = (await fleet.listing.view(bot_id)).bot.state
     except errors.Problem:
         # It was forgotten meanwhile, or the ledger cannot be read.
         state = None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import bisect
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Generator
@@ -20,16 +22,21 @@ class Rate:
 class Turn:
     """One bot's place among the starts. Awaited, it returns when the bot may start."""
 
-    def __init__(self, starts: Starts, kind: str, place: int) -> None:
+    def __init__(self, starts: Starts, kind: str, number: int) -> None:
         self.kind = kind
-        self.place = place
-        """How many waited before it when it came."""
+        self.number = number
+        """Turns are numbered in the order in which they came."""
         self._starts = starts
         self._granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
     def granted(self) -> bool:
         return self._granted.done()
+
+    @property
+    def place(self) -> int:
+        """How many wait before it now; 0 once it is granted."""
+        return 0 if self.granted else self._starts.before(self)
 
     def grant(self) -> None:
         # Whoever waits may have been cancelled in this moment.
@@ -54,7 +61,8 @@ class Starts:
     def __init__(self, rate: Callable[[str | None], Rate]) -> None:
         self._rate = rate
         self._loop = asyncio.get_running_loop()
-        self._waiting: list[Turn] = []
+        self._numbers = itertools.count()
+        self._waiting: list[Turn] = []  # by number
         self._starting: set[Turn] = set()
         self._at_once: Counter[str | None] = Counter()
         self._next_at: dict[str | None, float] = {}
@@ -62,10 +70,14 @@ class Starts:
 
     def ask(self, kind: str) -> Turn:
         """A place in the queue, or at once the permission to start: then the turn is `granted` already."""
-        turn = Turn(self, kind, len(self._waiting))
+        turn = Turn(self, kind, next(self._numbers))
         self._waiting.append(turn)
         self._let_start()
         return turn
+
+    def before(self, turn: Turn) -> int:
+        """How many wait that came before this one."""
+        return bisect.bisect_left(self._waiting, turn.number, key=lambda waiting: waiting.number)
 
     def release(self, turn: Turn) -> None:
         if turn in self._starting:

@@ -40,7 +40,8 @@ class Health:
         self._recovering: dict[int, tuple[float, Event]] = {}  # in the order of the times
         for bot in bots:
             self._ends[bot.bot_id] = bot.last_exit.at if bot.last_exit else None
-            if bot.state in (State.BACKOFF, State.FAILED) and bot.last_exit and bot.last_exit.cause in _TOPICS:
+            waits = bot.state in (State.BACKOFF, State.SCHEDULED, State.FAILED)
+            if waits and bot.last_exit and bot.last_exit.cause in _TOPICS:
                 self._unwell.add(bot.bot_id)
 
     def see(self, event: Event, last_exit: LastExit | None, now: float) -> Change | None:
@@ -57,6 +58,10 @@ class Health:
             topics += (_TOPICS[cause],)
         if topics:
             self._unwell.add(bot_id)
+        elif event.state is State.SCHEDULED and cause is Cause.EXITED and bot_id in self._unwell:
+            # Runs by a schedule may be short: that one ended well says as much as a long one that goes on.
+            self._unwell.discard(bot_id)
+            topics, cause = (Topic.RECOVERED,), None
         if event.state in (State.STOPPED, State.EXITED):
             self._unwell.discard(bot_id)
         if event.state is State.RUNNING and bot_id in self._unwell:

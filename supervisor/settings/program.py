@@ -27,6 +27,7 @@ from cronsim import CronSim, CronSimError
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, Strict
 
 from supervisor.core import errors, model
+from supervisor.core.terms import Terms
 from supervisor.settings.webhooks import Found, Webhook
 
 PREFIX = "BOT_SUPERVISOR_"
@@ -211,6 +212,19 @@ class Kind(BaseModel):
     def default_limits(self) -> model.Limits:
         """The limits of its bots, complete."""
         return self.limits.over(model.Limits())
+
+    @functools.cached_property
+    def terms(self) -> Terms:
+        """The terms of its bots, as far as they do not say otherwise."""
+        return Terms(
+            restart=self.restart_policy,
+            grace_s=self.grace_s,
+            limits=self.default_limits,
+            schedule=self.schedule.value if self.schedule else None,
+            start_timeout_s=self.start_timeout_s,
+            ready=self.ready,
+            heartbeat_s=self.heartbeat_s,
+        )
 
 
 GONE = Kind(target="no.longer:there", start_timeout_s=1.0)

@@ -268,6 +268,47 @@ def test_a_thousand_rows(page: Page) -> None:
     page.unroute_all(behavior="ignoreErrors")
 
 
+def test_states_look_as_they_are(page: Page) -> None:
+    """A bot that waits for its schedule is well, and does not look like one that waits after a crash."""
+    process: dict[str, Any] = {"pid": None, "uptime_s": None, "cpu_percent": None, "rss_bytes": None}
+    states: dict[str, dict[str, Any]] = {
+        "scheduled": process,
+        "backoff": process,
+        "running": {},
+        "frozen": {"state": "running", "frozen": True},
+    }
+    told = [
+        {**bot, "state": state, **changes}
+        for bot, (state, changes) in zip(a_thousand(0.0), states.items(), strict=False)
+    ]
+    page.route("**/events*", lambda route: route.abort("aborted"))
+    page.route("**/bots?state=all*", lambda route: route.fulfill(json=told))
+    page.reload()
+    colours = {}
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        for bot_id, name in enumerate(states, 1):
+            expect(state(page, bot_id)).to_have_text("running" if name == "frozen" else name)
+            dot = "badge => getComputedStyle(badge).getPropertyValue('--dot')"
+            colours[scheme, name] = state(page, bot_id).evaluate(dot)
+        assert colours[scheme, "frozen"] == colours[scheme, "backoff"]
+        assert len({colours[scheme, name] for name in ("scheduled", "backoff", "running")}) == 3
+    expect(page.locator("#totals")).to_contain_text("1scheduled")
+    expect(page.get_by_role("button", name="Stop bot 1", exact=True)).to_be_enabled()
+    page.unroute_all(behavior="ignoreErrors")
+
+
+def test_a_frozen_bot_is_seen(page: Page, shared: Program) -> None:
+    bot_id = shared.start_bot()
+    shared.post(f"/bots/{bot_id}/signal", {"signal": "SIGSTOP"})
+    expect(row(page, bot_id).locator(".reason")).to_have_text("frozen by a signal (state T)")
+    expect(state(page, bot_id)).to_have_attribute("data-is", "frozen")
+    row(page, bot_id).get_by_role("link").click()
+    expect(page.locator("p.reason")).to_have_text("frozen by a signal (state T)")
+    shared.post(f"/bots/{bot_id}/signal", {"signal": "SIGCONT"})
+    expect(page.locator(".heading .badge")).to_have_attribute("data-is", "running")
+
+
 # ---- what surrounds it
 
 

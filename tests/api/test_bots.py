@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 from typing import Any
 
 import httpx
 import pytest
 
+from supervisor.core import model
 from supervisor.fleet.fleet import Wait
 from tests.api.conftest import Api
+from tests.api.fake_fleet import BEGAN
 
 
 def test_create(api: Api) -> None:
@@ -33,6 +36,18 @@ def test_create(api: Api) -> None:
 def test_create_waits_as_asked(api: Api, query: str, wait: Wait) -> None:
     api.client.post(f"/bots{query}").raise_for_status()
     assert api.fleet.waited == [wait]
+
+
+def test_a_scheduled_bot_is_active(api: Api) -> None:
+    bot_id = api.start()
+    bot = dataclasses.replace(api.fleet.bots[bot_id].bot, state=model.State.SCHEDULED)
+    schedule = model.WaitingFor.SCHEDULE
+    api.fleet.bots[bot_id] = model.BotView(bot=bot, reason="well", waiting_for=schedule, next_start_at=BEGAN)
+    for query in ("", "?state=scheduled", "?state=running,scheduled"):
+        [shown] = api.client.get(f"/bots{query}").json()
+        assert (shown["state"], shown["waiting_for"], shown["pid"]) == ("scheduled", "schedule", None)
+        assert shown["next_start_at"] == "2024-04-06T21:29:35.499784Z"
+    assert api.client.get("/bots?state=backoff").json() == []
 
 
 def test_create_with_a_key_makes_one_bot(api: Api) -> None:

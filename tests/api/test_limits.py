@@ -109,6 +109,8 @@ def test_what_is_json(api: Api, media_type: str) -> None:
         HEAD + b"Content-Length: -1\r\n\r\n{}",
         HEAD + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n{}",
         HEAD + b"Transfer-Encoding: gzip\r\n\r\n{}",
+        HEAD + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        HEAD + b"transfer-encoding: chunked\r\ncontent-length: 0\r\n\r\n0\r\n\r\n",
     ],
 )
 def test_what_is_no_request(api: Api, request_: bytes) -> None:
@@ -118,11 +120,22 @@ def test_what_is_no_request(api: Api, request_: bytes) -> None:
     assert api.client.get("/livez").status_code == 200
 
 
+def test_a_request_with_two_lengths_is_the_last_of_its_connection(api: Api) -> None:
+    hidden = b"POST /start HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}"
+    with socket.create_connection(("127.0.0.1", api.port), timeout=10) as connection:
+        head = b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n" % (5 + len(hidden))
+        connection.sendall(HEAD + head + b"0\r\n\r\n" + hidden)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.lower().count(b"connection: close") == answer.count(b"HTTP/1.1 ") == 1
+    assert not api.fleet.bots
+
+
 @pytest.mark.parametrize("head", [b"GET /%s HTTP/1.1", b"GET /livez?%s HTTP/1.1", b"GET /livez HTTP/1.1\r\nX: %s"])
 def test_a_large_head_does_no_harm(api: Api, head: bytes) -> None:
     answer = api.raw(head % (b"x" * 70_000) + b"\r\nHost: localhost\r\n\r\n")
     # Whether it is too large depends on whether it came in one piece.
-    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 404 ", b"HTTP/1.1 200 "))
+    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 404 ", b"HTTP/1.1 422 ", b"HTTP/1.1 200 "))
     assert len(answer) < 1000
     assert api.raw(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 2_000_000).startswith(b"HTTP/1.1 400 ")
     assert api.client.get("/livez").status_code == 200

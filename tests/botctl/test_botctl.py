@@ -168,6 +168,22 @@ def test_a_life(botctl: Botctl, shared: Program) -> None:
     assert botctl("show", bot_id, expected=Exit.REFUSED).stderr == f"botctl: there is no bot {bot_id}\n"
 
 
+def test_a_frozen_bot_is_seen(botctl: Botctl, shared: Program) -> None:
+    bot_id = shared.start_bot()
+    botctl("signal", str(bot_id), "STOP")
+
+    def is_frozen() -> bool:
+        bot: dict[str, Any] = shared.bot(bot_id)
+        return (bot["frozen"], bot["reason"]) == (True, "frozen by a signal (state T)")
+
+    wait_for(is_frozen, what="SIGSTOP has come")
+    assert "frozen by a signal (state T)" in botctl("ps").stdout
+    assert "frozen by a signal (state T)" in botctl("show", str(bot_id)).stdout
+    botctl("signal", str(bot_id), "CONT")
+    wait_for(lambda: shared.bot(bot_id)["frozen"] is False, what="SIGCONT has come")
+    assert "frozen" not in botctl("ps").stdout
+
+
 def test_many(botctl: Botctl) -> None:
     ids = [str(botctl.json("start", "--label", f"n={number % 2}")["bot_id"]) for number in range(3)]
     assert len(botctl("restart", "--label", "n=0", "--max-parallel", "1").stdout.splitlines()) == 2

@@ -191,7 +191,8 @@ def test_secrets_and_tokens_are_seen_nowhere(make_program: Make, tmp_path: Path)
 
 def test_what_was_done_is_told_and_no_more(make_program: Make) -> None:
     port = free_port()
-    program = make_program(flags=["--log-level", "error", "--port", str(port)])
+    kinds = {"broken": 'target = "raises_at_import:main"'}
+    program = make_program(flags=["--log-level", "error", "--port", str(port)], kinds=kinds)
     program.launch()
     program.answers_at(port)
     first = program.start_bot()
@@ -203,9 +204,10 @@ def test_what_was_done_is_told_and_no_more(make_program: Make) -> None:
     program.post("/bots/77/start?wait=0")
     program.post("/no%0Asuch\u2028path")
     program.client.delete(f"/bots/{second}")
+    failed = program.post("/start", {"kind": "broken"})
     program.post("/start", headers={"Origin": "http://evil.example"})
     program.post("/start", headers={"Host": "evil.example"})
-    wait_for(lambda: len(audited(program)) >= 9)
+    wait_for(lambda: len(audited(program)) >= 10)
     assert audited(program) == [
         f"local 127.0.0.1 POST /start 200 bots {first}",
         f"local 127.0.0.1 POST /bots 201 bots {second}",
@@ -215,6 +217,7 @@ def test_what_was_done_is_told_and_no_more(make_program: Make) -> None:
         "local 127.0.0.1 POST /bots/77/start 404",
         "local 127.0.0.1 POST /no%0Asuch%E2%80%A8path 404",
         f"local 127.0.0.1 DELETE /bots/{second} 204",
+        f"local 127.0.0.1 POST /start 503 bots {failed.json()['bot_id']}",
         "local 127.0.0.1 POST /start 403",
     ]
     assert "of-great-value" not in program.log()

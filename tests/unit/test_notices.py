@@ -138,6 +138,18 @@ def test_recovered_is_who_stays_up() -> None:
     assert life.health.due() is None
 
 
+def test_a_scheduled_bot_recovers_by_a_run_that_ends_well() -> None:
+    life = Life(bot(State.SCHEDULED, end(Cause.CRASHED, 0)))
+    assert life.topics(State.STARTING) == ()
+    assert life.topics(State.SCHEDULED, Cause.CRASHED) == (Topic.CRASHED,)
+    life.goes_on(State.RUNNING)
+    assert life.topics(State.SCHEDULED, Cause.EXITED) == (Topic.RECOVERED,)
+    assert life.health.due() is None
+    life.goes_on(State.RUNNING)
+    assert life.health.due() is None
+    assert life.topics(State.SCHEDULED, Cause.EXITED) == ()
+
+
 def test_nobody_recovers_who_was_stopped() -> None:
     life = Life(bot(State.BACKOFF, end(Cause.CRASHED, 0)))
     life.goes_on(State.STOPPED)

@@ -12,8 +12,9 @@ import pytest
 
 from supervisor import settings
 from supervisor.core import errors
-from supervisor.core.model import ACTIVE, BotQuery, NewBot, Policy, RestartPolicy, State
+from supervisor.core.model import ACTIVE, BotQuery, NewBot, Policy, RestartPolicy, State, WaitingFor
 from supervisor.fleet import rollout
+from supervisor.fleet.catalogue import Catalogue
 from supervisor.fleet.fleet import Fleet, Wait
 from supervisor.fleet.starts import Rate
 from supervisor.metrics import Metrics
@@ -34,18 +35,16 @@ class World:
         self.now: dict[str, settings.Kind] | errors.SettingsRefused = {"any": settings.Kind(target="a:b")}
         self.behaviours = {"any": Behaviour()}
         self.engine = FakeEngine(self.behaviours, lambda *told: self.fleet.notified(*told))
+        secrets = Secrets(directory / "secrets")
+        catalogue = Catalogue(dict(self.now), engine=self.engine, secrets=secrets, rate=Rate(), read=self.read)
         self.fleet = Fleet(
             engine=self.engine,
             ledger=ledger,
-            follower=NoLogs(),
-            log_dir=directory,
-            kinds=dict(self.now),
-            read_kinds=self.read,
+            logs=NoLogs(),
             bots_dir=directory / "bots",
-            secrets=Secrets(directory / "secrets"),
-            rate=Rate(),
+            catalogue=catalogue,
+            secrets=secrets,
             metrics=Metrics(),
-            forget_log=lambda bot_id: None,
         )
 
     def read(self) -> dict[str, settings.Kind]:
@@ -55,7 +54,8 @@ class World:
 
     async def make(self, count: int, **fields: str) -> list[int]:
         """Bots that are running."""
-        new = NewBot(kind="any", params={}, restart=ONCE, labels=fields)
+        own = {"restart": {"policy": "never"}}
+        new = NewBot(kind="any", params={}, restart=ONCE, overrides=own, labels=fields)
         return [(await self.fleet.create(new, wait=Wait.READY)).bot.bot_id for _ in range(count)]
 
     async def names(self, count: int) -> dict[str | None, State]:
@@ -68,7 +68,7 @@ async def until(
 ) -> dict[str | None, State]:
     deadline = time.monotonic() + limit_s
     while True:
-        bots = {view.bot.name: view.bot.state for view in await fleet.every(BotQuery(states=ALL))}
+        bots = {view.bot.name: view.bot.state for view in await fleet.listing.every(BotQuery(states=ALL))}
         if enough(bots):
             return bots
         assert time.monotonic() < deadline, bots
@@ -95,7 +95,7 @@ async def test_each_command_reaches_all_that_match(world: World) -> None:
     query = BotQuery(labels={"team": "a"})
     stopped = await rollout.stop(world.fleet, query, grace_s=1)
     assert [(o.bot_id, o.ok, o.state) for o in stopped] == [(bot_id, True, State.STOPPED) for bot_id in a]
-    assert (await world.fleet.view(b[0])).bot.state is State.RUNNING
+    assert (await world.fleet.listing.view(b[0])).bot.state is State.RUNNING
     assert await rollout.stop(world.fleet, query, grace_s=1) == []
     started = await rollout.start(world.fleet, BotQuery(states=ALL))
     assert [(o.bot_id, o.ok, o.state) for o in started] == [(bot_id, True, State.RUNNING) for bot_id in a + b]
@@ -150,21 +150,50 @@ async def test_a_rolling_restart_ends_with_the_first_batch_that_fails(world: Wor
     assert len(world.engine.processes) == 7
 
 
+async def test_who_waits_for_a_turn_is_told_its_place_now(world: World) -> None:
+    world.behaviours["any"] = Behaviour(ready=False)
+    world.now = {"any": settings.Kind(target="a:b", starts_at_once=1)}
+    await world.fleet.reload_kinds()
+    new = NewBot(kind="any", params={}, restart=ONCE)
+    makers = [asyncio.create_task(world.fleet.create(new, wait=Wait.ATTEMPT)) for _ in range(5)]
+    await makers[0]
+
+    async def waiting() -> list[str]:
+        views = await world.fleet.listing.every(BotQuery())
+        return [view.reason for view in views if view.waiting_for is WaitingFor.TURN]
+
+    async def next_one() -> None:
+        bot_id = len(world.engine.processes)
+        world.fleet.notified(bot_id, world.engine.of(bot_id).order.run_id, {"READY": "1"})
+        await makers[bot_id]
+
+    while len(await waiting()) < 4:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    behind = "waits for its turn to start, behind "
+    assert await waiting() == ["starts next", f"{behind}1 other", f"{behind}2 others", f"{behind}3 others"]
+    await next_one()
+    assert await waiting() == ["starts next", f"{behind}1 other", f"{behind}2 others"]
+    await world.fleet.stop(4)
+    assert await waiting() == ["starts next", f"{behind}1 other"]
+    await next_one()
+    assert await waiting() == ["starts next"]
+
+
 # ---- kinds that change
 
 
 async def test_a_reload_tells_what_has_changed(world: World) -> None:
     [bot_id] = await world.make(1)
-    before = (await world.fleet.view(bot_id)).live
+    before = (await world.fleet.listing.view(bot_id)).live
     world.now = {"any": settings.Kind(target="a:b", grace_s=3), "new": settings.Kind(target="c:d")}
     reloaded = await world.fleet.reload_kinds()
     assert (reloaded.added, reloaded.changed, reloaded.removed) == (["new"], ["any"], [])
-    assert world.fleet.defaults("any").grace_s == 3
+    assert world.fleet.catalogue.defaults("any").grace_s == 3
     await world.make(1)
     world.now = {"new": settings.Kind(target="c:d")}
     reloaded = await world.fleet.reload_kinds()
     assert (reloaded.added, reloaded.changed, reloaded.removed) == ([], [], ["any"])
-    after = (await world.fleet.view(bot_id)).live
+    after = (await world.fleet.listing.view(bot_id)).live
     assert before is not None
     assert after is not None
     assert after.pid == before.pid
@@ -174,20 +203,20 @@ async def test_a_reload_tells_what_has_changed(world: World) -> None:
 
 
 async def test_a_kind_that_was_used_is_the_same(world: World) -> None:
-    used = world.fleet.kinds()
+    used = world.fleet.catalogue.kinds()
     world.now = {"any": settings.Kind(target="a:b")}
     assert (await world.fleet.reload_kinds()).changed == []
-    assert world.fleet.kinds() == used
+    assert world.fleet.catalogue.kinds() == used
     world.now = {"any": settings.Kind(target="a:b", restart=settings.Restart(max_restarts=9))}
     assert (await world.fleet.reload_kinds()).changed == ["any"]
-    assert world.fleet.kind("any").restart.max_restarts == 9
+    assert world.fleet.catalogue.kind("any").restart.max_restarts == 9
 
 
 async def test_settings_that_are_refused_change_nothing(world: World) -> None:
     world.now = errors.SettingsRefused("kinds.toml: kinds.any.tagret: no such field")
     with pytest.raises(errors.NotReloaded, match="tagret"):
         await world.fleet.reload_kinds()
-    assert [kind.name for kind in world.fleet.kinds()] == ["any"]
+    assert [kind.name for kind in world.fleet.catalogue.kinds()] == ["any"]
     assert (await world.make(1)) == [1]
 
 
@@ -195,9 +224,9 @@ async def test_a_kind_that_cannot_be_imported_again(world: World) -> None:
     await world.make(1)
     world.behaviours["any"] = Behaviour(import_error="NameError: mian")
     with pytest.raises(errors.NotReloaded, match="NameError: mian"):
-        await world.fleet.reload_kind("any")
+        await world.fleet.catalogue.reload_kind("any")
     with pytest.raises(errors.UnknownKind):
-        await world.fleet.reload_kind("nope")
+        await world.fleet.catalogue.reload_kind("nope")
 
 
 # ---- instances
@@ -226,7 +255,7 @@ async def test_instances_that_cannot_be_made(world: World, caplog: pytest.LogCap
     assert await world.names(2) == {"new-1": State.RUNNING, "new-2": State.RUNNING}
     assert "no bot new-1 is made: the name is taken by a bot of kind any" in caplog.text
     assert "no instances of any are made: any does not take these parameters: token: Field required" in caplog.text
-    assert len(await world.fleet.every(BotQuery(states=ACTIVE))) == 2
+    assert len(await world.fleet.listing.every(BotQuery(states=ACTIVE))) == 2
 
 
 # ---- many are made
@@ -244,7 +273,7 @@ async def test_what_cannot_be_started_is_undone_and_its_key_is_free(world: World
     world.engine.fail_next(errors.SpawnFailed("cannot fork: no memory"))
     with pytest.raises(errors.SpawnFailed, match="no memory"):
         await make()
-    assert await world.fleet.every(BotQuery(states=ALL)) == []
+    assert await world.fleet.listing.every(BotQuery(states=ALL)) == []
     assert not [process for process in world.engine.processes if process.alive]
     made = await make()
     assert made == list(range(count + 1, 2 * count + 1))

@@ -51,11 +51,33 @@ async def test_first_come_first_served() -> None:
     assert [turn.place for turn in turns] == [0, 0, 0, 1, 2]
     turns[1].release()
     assert granted(turns) == [True, True, True, False, False]
+    assert [turn.place for turn in turns] == [0, 0, 0, 0, 1]
     turns[1].release()
     assert granted(turns) == [True, True, True, False, False], "a release counts once"
     turns[0].release()
     turns[2].release()
     assert all(granted(turns))
+
+
+async def test_the_place_is_that_of_now() -> None:
+    starts = shaped(Rate(at_once=1))
+    first, *turns = (starts.ask("any") for _ in range(6))
+    assert [turn.place for turn in turns] == [0, 1, 2, 3, 4]
+    turns[2].release()
+    assert [turn.place for turn in (turns[0], turns[1], turns[3], turns[4])] == [0, 1, 2, 3]
+    first.release()
+    assert [turn.place for turn in (turns[1], turns[3], turns[4])] == [0, 1, 2]
+    assert starts.ask("any").place == 3
+
+
+async def test_the_place_counts_those_that_are_let_past() -> None:
+    starts = shaped(Rate(at_once=3), slow=Rate(at_once=1))
+    slow = [starts.ask("slow") for _ in range(3)]
+    quick = [starts.ask("quick") for _ in range(3)]
+    assert [slow[2].place, quick[2].place] == [1, 2]
+    quick[0].release()
+    assert granted(quick) == [True, True, True]
+    assert [slow[1].place, slow[2].place, quick[2].place] == [0, 1, 0]
 
 
 async def test_a_kind_at_its_limit_holds_up_no_other() -> None:

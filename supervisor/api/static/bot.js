@@ -49,7 +49,8 @@ export async function show(view, signal, bot_id) {
   function draw() {
     heading.textContent = bot.name ? `Bot ${bot_id} · ${bot.name}` : `Bot ${bot_id}`;
     document.title = `${bot.name ?? `Bot ${bot_id}`} · bot-supervisor`;
-    if (state.textContent !== bot.state) state.replaceChildren(badge(bot.state));
+    const colour = bot.frozen ? "frozen" : bot.state;
+    if (state.firstChild?.dataset.is !== colour) state.replaceChildren(badge(bot.state, colour));
     reason.textContent = bot.reason;
     for (const button of buttons.children) button.disabled = !commands.fits(button.dataset.verb, bot.state);
     facts.replaceChildren(runs.factsOf(factsOf(bot)));
@@ -141,6 +142,7 @@ function factsOf(bot) {
     "Threads": bot.threads && String(bot.threads),
     "Descendants": bot.descendants ? String(bot.descendants) : null,
     "Restarts": String(bot.restarts),
+    "Waits for": bot.waiting_for,
     "Next start": bot.next_start_at && format.time(bot.next_start_at),
     "Heartbeat": bot.heartbeat_age_s === null ? null : `${format.duration(bot.heartbeat_age_s)} ago`,
     "Says": bot.status,
@@ -152,6 +154,8 @@ function factsOf(bot) {
     "Params": json(bot.params),
     "Restart policy": `${bot.restart.policy}, at most ${bot.restart.max_restarts} in ${format.duration(bot.restart.within_s)}`,
     "Grace": format.duration(bot.grace_s),
+    "Overrides": Object.keys(bot.overrides).join("  "),
+    "Node": bot.node,
     "Limits": json(limits),
     "Schedule": bot.schedule && `${bot.schedule.cron} (${bot.schedule.timezone})`,
   };

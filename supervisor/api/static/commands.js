@@ -16,7 +16,7 @@ export function titled(verb) {
 /** What can be asked of a bot in this state. */
 export function fits(verb, state) {
   const settled = ["stopped", "exited", "failed"].includes(state);
-  if (verb === "start") return settled || state === "backoff";
+  if (verb === "start") return settled || state === "backoff" || state === "scheduled";
   return verb === "delete" || !settled;
 }
 

@@ -39,9 +39,9 @@ export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-/** The state of a bot, or the cause of a run's end: a dot in its colour, and the word. */
-export function badge(word) {
-  return element("span", { class: "badge", "data-is": word }, word);
+/** The state of a bot, or the cause of a run's end: a dot in its colour, or in that of another word, and the word. */
+export function badge(word, colour = word) {
+  return element("span", { class: "badge", "data-is": colour }, word);
 }
 
 export const byId = (id) => document.getElementById(id);

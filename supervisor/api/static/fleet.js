@@ -5,11 +5,11 @@ import * as api from "./api.js";
 const POLL_MS = 2000;
 const KEPT_MS = 5 * 60_000;
 
-export const STATES = ["starting", "running", "stopping", "killing", "backoff", "stopped", "exited", "failed"];
+export const STATES = ["starting", "running", "stopping", "killing", "backoff", "scheduled", "stopped", "exited", "failed"];
 
 /** The facts of a process, which a bot without one does not have. */
-const NO_PROCESS = { pid: null, uptime_s: null, cpu_percent: null, rss_bytes: null };
-const WITHOUT_PROCESS = new Set(["backoff", "stopped", "exited", "failed"]);
+const NO_PROCESS = { pid: null, uptime_s: null, cpu_percent: null, rss_bytes: null, frozen: null };
+const WITHOUT_PROCESS = new Set(["backoff", "scheduled", "stopped", "exited", "failed"]);
 
 export class Fleet extends EventTarget {
   /** By bot_id, as GET /bots has them. */

@@ -102,8 +102,10 @@ class Row {
       text.textContent = told;
       if (column.key === "reason" || column.key === "name") cell.title = told;
     }
-    if (this.state.dataset.is === bot.state) return;
-    this.state.dataset.is = bot.state;
+    const colour = bot.frozen ? "frozen" : bot.state;
+    if (this.state.dataset.is !== colour) this.state.dataset.is = colour;
+    if (this.offered === bot.state) return;
+    this.offered = bot.state;
     const verbs = [commands.fits("stop", bot.state) ? "stop" : "start", "restart", "delete"];
     this.buttons.forEach((button, n) => this.#offer(button, verbs[n]));
   }
