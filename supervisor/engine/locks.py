@@ -6,14 +6,16 @@ A bot's process holds the lock of its file as long as it lives, and so does what
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
+import logging
 import os
 from pathlib import Path
 
 from botproc import kernel
 from supervisor.core.model import Identity
 from supervisor.engine import pidfd
+
+log = logging.getLogger(__name__)
 
 
 class Locks:
@@ -53,8 +55,13 @@ class Locks:
 
     def remove(self, bot_id: int) -> None:
         """The file can go, unless it is that of a copy that lives after all: then it keeps the next one from being made
-        beside it."""
+        beside it. One that cannot be looked at stays, too."""
         path = self.path(bot_id)
-        with contextlib.suppress(FileNotFoundError, BlockingIOError), path.open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
+        try:
+            with path.open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+        except (FileNotFoundError, BlockingIOError):
+            pass
+        except OSError as error:
+            log.warning("cannot remove %s: %s", path, error.strerror)
