@@ -70,11 +70,14 @@ def open_file(path: str, flags: int) -> int:
         if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
             raise OSError(error.errno, "not a regular file", path) from None
         raise
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        # It becomes the standard output of programs that may look at that.
+        os.set_blocking(fd, True)
+    except OSError:
         os.close(fd)
-        raise OSError(errno.EINVAL, "not a regular file", path)
-    # It is the standard output of programs that ask.
-    os.set_blocking(fd, True)
+        raise
     return fd
 
 
