@@ -82,7 +82,7 @@ class LocalEngine:
         self._notifications = Notifications(self._run_dir, self._on_notify)
         for kind, spec in self._kinds.items():
             self._slot(kind).set_spec(spec, is_same=True)
-        paths = [path for path in self._run_dir.glob("*.sock") if path.name != "notify.sock"]
+        paths = [path for path in self._run_dir.glob("*.sock") if path.name != "notify.sock" and _is_only_here(path)]
         # Of two of a kind that was imported again, the later one has the code of now.
         paths.sort(key=lambda path: path.stat().st_mtime_ns)
         newest = {path.name.rsplit(".", 2)[0]: path for path in paths}
@@ -189,6 +189,9 @@ class LocalEngine:
         # One whose pid never reached the ledger may hold its bot's lock.
         identity = run.identity or self._locks.holder(run.bot_id, run.run_id)
         if identity is None:
+            return None
+        if not self._locks.is_of(identity.pid, run.bot_id, self._logs.path(run.bot_id)):
+            # Gone; or it is of the directory that this one is a copy of, and a bot of the supervisor there.
             return None
         output = self._logs.output(run.bot_id, run.log_start)
         process = LocalProcess(run.bot_id, run.run_id, identity, self._locks.path(run.bot_id), output, lambda _: None)
@@ -352,6 +355,15 @@ class LocalEngine:
                 # No descriptor is left. The lock still keeps two of them apart.
                 log.warning("cannot end what the zygote of %s had half made: %s", zygote.kind, error.strerror)
             await asyncio.sleep(RETRY_S)
+
+
+def _is_only_here(path: Path) -> bool:
+    """Whether the socket has no second name, as in a copy of a data directory that was made with hard links: to connect
+    would take the zygote from the supervisor there."""
+    if path.stat().st_nlink == 1:
+        return True
+    log.warning("%s has another name elsewhere, and is not used: is this a copy of a data directory?", path)
+    return False
 
 
 async def _dismiss(zygotes: Collection[Zygote]) -> None:

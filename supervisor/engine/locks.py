@@ -6,6 +6,7 @@ A bot's process holds the lock of its file as long as it lives, and so does what
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -52,6 +53,41 @@ class Locks:
             return None
         finally:
             os.close(fd)
+
+    def is_of(self, pid: int, bot_id: int, log_path: Path) -> bool:
+        """Whether the process is a bot of this very directory: it has the lock file or the log of here open.
+
+        A copy of a data directory names the same pids, and the processes are still those of the original. A bot may
+        have closed its lock, with every descriptor that it did not know.
+        """
+        here = set()
+        for path in (self.path(bot_id), log_path):
+            with contextlib.suppress(OSError):
+                found = path.stat()
+                here.add((found.st_dev, found.st_ino))
+        try:
+            numbers = os.listdir(f"/proc/{pid}/fd")
+        except PermissionError:
+            # It has become another user's. That somebody holds the lock of here must do.
+            return self._is_held(bot_id)
+        except OSError:
+            return False
+        for number in numbers:
+            with contextlib.suppress(OSError):
+                found = os.stat(f"/proc/{pid}/fd/{number}")
+                if (found.st_dev, found.st_ino) in here:
+                    return True
+        return False
+
+    def _is_held(self, bot_id: int) -> bool:
+        try:
+            with self.path(bot_id).open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
 
     def remove(self, bot_id: int) -> None:
         """The file can go, unless it is that of a copy that lives after all: then it keeps the next one from being made
