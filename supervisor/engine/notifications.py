@@ -45,11 +45,9 @@ class Notifications:
             path.chmod(0o600)
         else:
             # A path of that length fits no socket address; an abstract one with a name of its own does.
-            name = run_dir / "notify.name"
-            if not name.exists():
-                name.write_text(f"bot-supervisor-{secrets.token_hex(16)}")
-            self.address = "@" + name.read_text()
-            self._socket.bind("\0" + self.address[1:])
+            name = _name(run_dir)
+            self.address = f"@{name}"
+            self._socket.bind(f"\0{name}")
         asyncio.get_running_loop().add_reader(self._socket, self._read)
 
     def know(self, process: LocalProcess) -> None:
@@ -108,3 +106,14 @@ class Notifications:
         elif self._forking and len(self._early) < _MOST_EARLY:
             # All others are no bots.
             self._early.setdefault(process.pid if process else leader, []).append(values)
+
+
+def _name(run_dir: Path) -> str:
+    """A name for this very directory, the same one after a restart. A copy of it has another: its bots are others."""
+    file, prefix = run_dir / "notify.name", f"bot-supervisor-{run_dir.stat().st_ino:x}-"
+    with contextlib.suppress(FileNotFoundError):
+        if (name := file.read_text()).startswith(prefix):
+            return name
+    name = prefix + secrets.token_hex(16)
+    file.write_text(name)
+    return name

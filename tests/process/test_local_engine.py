@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -355,6 +356,38 @@ async def test_bots_are_found_though_supervisor_and_zygote_died(
         assert exit_.signal == (signal.SIGKILL if kernel_tells() else None)
     finally:
         await bench.close()
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("options", ["-a", "-al"])
+async def test_a_copy_of_a_data_directory_leaves_the_bots_of_the_original_alone(
+    tmp_path: Path, known: bool, options: str
+) -> None:
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    original.mkdir()
+    earlier = Earlier(original, "sleeps", 3)
+    try:
+        subprocess.run(["cp", options, original, copy], check=True)
+        if options == "-al":
+            # A file that is written is one of the copy's own, as with a file system that copies on write.
+            for lock in (copy / "run" / "locks").iterdir():
+                text = lock.read_text()
+                lock.unlink()
+                lock.write_text(text)
+            shutil.rmtree(copy / "logs")
+        bench = await reopened(copy)
+        try:
+            for order, identity in zip(earlier.orders, earlier.bots, strict=True):
+                assert bench.engine.adopt(run_of(order, identity if known else None)) is None
+            bench.engine.disown(())
+            process = await bench.start("sleeps", 1)
+            assert psutil.Process(process.identity.pid).ppid() != earlier.zygote.pid
+        finally:
+            await bench.close()
+        assert all(psutil.Process(bot.pid).ppid() == earlier.zygote.pid for bot in earlier.bots)
+        assert earlier.supervisor.is_running()
+    finally:
+        earlier.close()
 
 
 async def test_an_engine_that_is_only_let_go_of_leaves_its_zygotes_their_sockets(tmp_path: Path) -> None:
