@@ -33,7 +33,7 @@ PERMANENT_EXITS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Birth:
+class ZygoteSpec:
     """All that a zygote is told when it is made (pickled by multiprocessing, never sent over the socket).
 
     `run_dir` holds the socket `socket_name`; `log_path` takes what the kind's modules print when imported. Either

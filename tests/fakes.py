@@ -13,7 +13,7 @@ from typing import Any
 from supervisor import settings
 from supervisor.core import errors, params
 from supervisor.core.model import Exit, Identity, Params, Run, Usage, now_us
-from supervisor.engine.protocol import LogReader, OnNotify, Order, Takes, Warmth
+from supervisor.engine.protocol import KindParams, KindStatus, LogReader, OnNotify, Order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,14 +175,14 @@ class FakeEngine:
 
     # ---- the protocol
 
-    async def warm(self, kind: str) -> Takes:
+    async def warm(self, kind: str) -> KindParams:
         if kind not in self._kinds:
             raise errors.SpawnFailed(f"there is no kind {kind!r}", permanent=True)
         await self._imports.wait()
         if error := self._kinds[kind].import_error:
             raise errors.SpawnFailed(f"cannot import the kind {kind}: {error}", permanent=True)
         self._warm.add(kind)
-        return Takes(params=self._kinds[kind].params, schema=None)
+        return KindParams(params=self._kinds[kind].params, schema=None)
 
     async def check(self, kind: str, given: Params) -> Params:
         await self.warm(kind)
@@ -230,10 +230,10 @@ class FakeEngine:
     def forget(self, bot_id: int) -> None:
         self.forgotten.append(bot_id)
 
-    def warmth(self, kind: str) -> Warmth:
+    def kind_status(self, kind: str) -> KindStatus:
         behaviour = self._kinds.get(kind, Behaviour())
         warm = kind in self._warm
-        return Warmth(
+        return KindStatus(
             warm=warm,
             reason="warm" if warm else behaviour.import_error or "no zygote yet",
             description=behaviour.description if warm else "",

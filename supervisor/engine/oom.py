@@ -39,7 +39,7 @@ class Oom:
         self._grew_at = 0.0
 
     def look(self) -> None:
-        """Takes note of the count: what is old by the time a process ends has not ended it. One read, or two."""
+        """KindParams note of the count: what is old by the time a process ends has not ended it. One read, or two."""
         count, now = _kills(self._fd), time.monotonic()
         if count > self._count:
             self._unclaimed += count - self._count

@@ -61,6 +61,10 @@ class LocalProcess:
         return kernel.age_s(self._identity.start_ticks) if self._identity.pid else 0.0
 
     @property
+    def pid(self) -> int:
+        return self._identity.pid
+
+    @property
     def alive(self) -> bool:
         return not self._ended.done()
 
@@ -69,6 +73,23 @@ class LocalProcess:
 
     async def sweep(self) -> Exit:
         return await asyncio.shield(self._swept)
+
+    def when_over(self, call: Callable[[], None]) -> None:
+        """Have this called once when the process has ended, in the place of what was to be called before."""
+
+        def over() -> None:
+            # Level-triggered: left in place it would be called for ever.
+            self.unwatch()
+            self.over = True
+            call()
+
+        if self.fd is not None:
+            asyncio.get_running_loop().add_reader(self.fd, over)
+
+    def unwatch(self) -> None:
+        """Its end is not for us to see."""
+        if self.fd is not None:
+            asyncio.get_running_loop().remove_reader(self.fd)
 
     def terminate(self) -> None:
         self.output.dump_ends()
@@ -116,7 +137,7 @@ class LocalProcess:
             exit_ = dataclasses.replace(exit_, log_end=words.log_end, last_lines=words.last_lines, stacks=words.stacks)
             self._ended.set_result(exit_)
             if self.fd is not None:
-                asyncio.get_running_loop().remove_reader(self.fd)
+                self.unwatch()
                 os.close(self.fd)
                 self.fd = None
             self._meter.close()

@@ -29,7 +29,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Takes:
+class KindParams:
     """The parameters of a kind: described one by one, or the JSON Schema of its model."""
 
     params: Sequence[Mapping[str, Any]]
@@ -37,7 +37,7 @@ class Takes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Warmth:
+class KindStatus:
     """What is known of a kind once its modules are imported, and of what keeps them warm."""
 
     warm: bool
@@ -133,7 +133,7 @@ class Logs(Protocol):
 class Engine(Protocol):
     """Makes processes and finds those again that were made before."""
 
-    async def warm(self, kind: str) -> Takes:
+    async def warm(self, kind: str) -> KindParams:
         """Returns when a process of this kind can be made: with what it takes. Raises SpawnFailed, permanent or not."""
 
     async def check(self, kind: str, given: Params) -> Params:
@@ -161,5 +161,5 @@ class Engine(Protocol):
     def forget(self, bot_id: int) -> None:
         """The bot has no process, and none will come soon: what was kept to find one can go."""
 
-    def warmth(self, kind: str) -> Warmth:
+    def kind_status(self, kind: str) -> KindStatus:
         """How warm the kind is, without waiting."""

@@ -103,7 +103,7 @@ class Catalogue:
 
     def kind(self, name: str) -> KindView:
         """One kind. Raises UnknownKind."""
-        spec, warmth = self.defaults(name), self._engine.warmth(name)
+        spec, warmth = self.defaults(name), self._engine.kind_status(name)
         return KindView(
             name=name,
             target=spec.target,

@@ -85,7 +85,7 @@ class Listing:
             process = actor.live.process
             if process is not None and (usage := process.usage()) is not None:
                 usages.append((actor.bot, usage))
-        warmths = {kind: self._engine.warmth(kind) for kind in self._catalogue.names}
+        warmths = {kind: self._engine.kind_status(kind) for kind in self._catalogue.names}
         return Levels(
             bots={(kind, state): found[kind, state] for kind in kinds for state in State if state in states},
             warm={kind: warmth.warm for kind, warmth in warmths.items()},

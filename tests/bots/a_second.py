@@ -1,4 +1,4 @@
-"""Takes a second to import."""
+"""KindParams a second to import."""
 
 import asyncio
 import time

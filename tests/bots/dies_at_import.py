@@ -1,4 +1,4 @@
-"""Takes the process that imports it down, as a broken extension module does."""
+"""KindParams the process that imports it down, as a broken extension module does."""
 
 import os
 import signal

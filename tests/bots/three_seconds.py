@@ -1,4 +1,4 @@
-"""Takes three seconds to import."""
+"""KindParams three seconds to import."""
 
 import asyncio
 import time

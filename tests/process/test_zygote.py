@@ -396,7 +396,7 @@ def test_a_target_within_a_class(zygote: ZygoteClient) -> None:
 def test_a_signature_is_described(zygote: ZygoteClient) -> None:
     """Parameters of any type; those whose default is no JSON value cannot be given, and keep it."""
     assert zygote.hello is not None
-    assert zygote.hello.description == "Takes all sorts of parameters."
+    assert zygote.hello.description == "KindParams all sorts of parameters."
     described = [(p["name"], p["type"], p["required"], p["default"]) for p in zygote.hello.params]
     assert described == [
         ("symbol", "str", True, None),

@@ -1,4 +1,4 @@
-"""Takes its parent, the zygote, with it."""
+"""KindParams its parent, the zygote, with it."""
 
 from __future__ import annotations
 
