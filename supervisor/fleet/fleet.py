@@ -109,19 +109,27 @@ class Fleet:
 
     async def boot(self) -> None:
         """Settle what an earlier supervisor left open, and start the bots whose goal is up."""
-        for bot in await self.ledger.bots_without_overrides():
-            # Of a version that did not know which of its settings are its own.
-            own = self.catalogue.terms(bot.kind).differences(bot)
-            self.ledger.set_overrides(bot.bot_id, own)
+        # Of a version that did not say which of a bot's settings are its own: all that its kind does not say.
+        own = {
+            bot.bot_id: self.catalogue.terms(bot.kind).differences(bot)
+            for bot in await self.ledger.bots_without_overrides()
+        }
         open_runs = {run.bot_id: run for run in await self.ledger.open_runs()}
         self._engine.disown({run.run_id for run in open_runs.values()})
-        bots = await self.ledger.bots_to_settle()
+        bots = [
+            dataclasses.replace(bot, overrides=own[bot.bot_id]) if bot.bot_id in own else bot
+            for bot in await self.ledger.bots_to_settle()
+        ]
         # All before the first write, since a read waits for what was written before it.
         latest_runs = {
             bot.bot_id: await self.ledger.latest_run(bot.bot_id)
             for bot in bots
-            if bot.schedule and bot.goal is Goal.UP and bot.bot_id not in open_runs
+            if bot.goal is Goal.UP
+            and bot.bot_id not in open_runs
+            and self.catalogue.terms(bot.kind).applied(bot).schedule
         }
+        if own:
+            self.ledger.set_overrides(own)
         found = dict.fromkeys(("running", "lost", "to start"), 0)
         for bot in bots:
             run = open_runs.pop(bot.bot_id, None)

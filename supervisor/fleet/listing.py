@@ -86,8 +86,7 @@ class Listing:
 
     def settled(self, bot: Bot) -> BotView:
         """A bot without an actor, with the terms that its next start has."""
-        bot = self._catalogue.terms(bot.kind).applied(bot) if self._catalogue.has(bot.kind) else bot
-        return BotView(bot=bot, reason=bot.reason)
+        return BotView(bot=self._catalogue.terms(bot.kind).applied(bot), reason=bot.reason)
 
     async def levels(self, *, per_bot: bool) -> Levels:
         """How things stand, for /metrics; with the usage of each process if that is wanted.
@@ -131,7 +130,7 @@ def view_of(actor: Actor) -> BotView:
     elif machine.attempt is not None and machine.attempt.phase is Phase.QUEUED and actor.launch is not None:
         reason = reasons.turn(actor.launch.place)
     return BotView(
-        bot=machine.bot,
+        bot=machine.bot if machine.attempt else actor.terms.applied(machine.bot),
         reason=reason,
         waiting_for=machine.waiting_for,
         next_start_at=machine.waiting.due if machine.waiting else None,

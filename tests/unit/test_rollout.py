@@ -4,87 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
 import pytest
 
 from supervisor import settings
 from supervisor.core import errors
-from supervisor.core.model import ACTIVE, BotQuery, NewBot, Policy, RestartPolicy, State, WaitingFor
+from supervisor.core.model import ACTIVE, BotQuery, NewBot, State, WaitingFor
 from supervisor.fleet import rollout
-from supervisor.fleet.catalogue import Catalogue
-from supervisor.fleet.fleet import Fleet, Wait
-from supervisor.fleet.starts import Rate
-from supervisor.metrics import Metrics
-from supervisor.store import Ledger
-from supervisor.store.secrets import Secrets
-from tests.fakes import Behaviour, FakeEngine, NoLogs
+from supervisor.fleet.fleet import Wait
+from tests.fakes import Behaviour
+from tests.fleets import ALL, ONCE, World
 
 pytestmark = pytest.mark.anyio
-
-ONCE = RestartPolicy(policy=Policy.NEVER)
-ALL = frozenset(State)
-
-
-class World:
-    """A fleet, and what the settings would say if they were read now: kinds, or an error."""
-
-    def __init__(self, directory: Path, ledger: Ledger) -> None:
-        self.now: dict[str, settings.Kind] | errors.SettingsRefused = {"any": settings.Kind(target="a:b")}
-        self.behaviours = {"any": Behaviour()}
-        self.engine = FakeEngine(self.behaviours, lambda *told: self.fleet.notified(*told))
-        secrets = Secrets(directory / "secrets")
-        catalogue = Catalogue(dict(self.now), engine=self.engine, secrets=secrets, rate=Rate(), read=self.read)
-        self.fleet = Fleet(
-            engine=self.engine,
-            ledger=ledger,
-            logs=NoLogs(),
-            bots_dir=directory / "bots",
-            catalogue=catalogue,
-            secrets=secrets,
-            metrics=Metrics(),
-        )
-
-    def read(self) -> dict[str, settings.Kind]:
-        if isinstance(self.now, errors.SettingsRefused):
-            raise self.now
-        return dict(self.now)
-
-    async def make(self, count: int, **fields: str) -> list[int]:
-        """Bots that are running."""
-        own = {"restart": {"policy": "never"}}
-        new = NewBot(kind="any", params={}, restart=ONCE, overrides=own, labels=fields)
-        return [(await self.fleet.create(new, wait=Wait.READY)).bot_id for _ in range(count)]
-
-    async def names(self, count: int) -> dict[str | None, State]:
-        """Names and states of all bots, once there are so many and none is just being started."""
-        return await until(lambda bots: len(bots) >= count and State.STARTING not in bots.values(), self.fleet)
-
-
-async def until(
-    enough: Callable[[dict[str | None, State]], bool], fleet: Fleet, limit_s: float = 10
-) -> dict[str | None, State]:
-    deadline = time.monotonic() + limit_s
-    while True:
-        bots = {bot.name: bot.state for bot in await fleet.listing.bots(BotQuery(states=ALL))}
-        if enough(bots):
-            return bots
-        assert time.monotonic() < deadline, bots
-        await asyncio.sleep(0.005)
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    ledger = await Ledger.open(tmp_path / "ledger.sqlite3")
-    world = World(tmp_path, ledger)
-    try:
-        yield world
-    finally:
-        await world.fleet.shutdown(0.1)
-        world.fleet.close()
-        await ledger.close()
 
 
 # ---- commands to many
