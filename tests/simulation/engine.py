@@ -9,7 +9,7 @@ from typing import Any
 
 from supervisor.core import errors
 from supervisor.core.model import Identity, Run
-from supervisor.engine.protocol import Order, Takes
+from supervisor.engine.protocol import KindParams, Order
 from tests.fakes import Behaviour, FakeEngine, FakeProcess
 from tests.simulation.memory_ledger import Disk
 from tests.simulation.stories import Broken
@@ -104,7 +104,7 @@ class SimulatedEngine(FakeEngine):
             self.forks.set("error")
             self.forks.how = "ok"
 
-    async def warm(self, kind: str) -> Takes:
+    async def warm(self, kind: str) -> KindParams:
         if kind not in self._warm:
             await self.imports[kind].passed(f"the import of {kind}")
         return await super().warm(kind)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from supervisor.store import Ledger
+from tests.simulation.memory_ledger import Disk, MemoryLedger
 
 
 @pytest.fixture
@@ -16,7 +17,11 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
-    ledger = await Ledger.open(tmp_path / "ledger.db")
+async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Ledger]:
+    """One in a file, or what `EACH_LEDGER` asks for."""
+    if getattr(request, "param", "file") == "memory":
+        ledger: Ledger = MemoryLedger(Disk())
+    else:
+        ledger = await Ledger.open(tmp_path / "ledger.db")
     yield ledger
     await ledger.close()
