@@ -655,6 +655,20 @@ async def test_a_data_directory_with_a_long_name(tmp_path: Path) -> None:
             await bench.close()
 
 
+async def test_a_copy_of_a_data_directory_with_a_long_name_has_an_address_of_its_own(tmp_path: Path) -> None:
+    original, copy = (tmp_path / name / ("d" * 100) / ("e" * 100) for name in ("original", "copy"))
+    await (await LocalBench(original).open()).close()
+    shutil.copytree(original, copy)
+    bench = await LocalBench(copy).open()
+    try:
+        await bench.start("exits", code=2)
+        await until(lambda: bench.notes)
+    finally:
+        await bench.close()
+    names = [(directory / "run" / "notify.name").read_text() for directory in (original, copy)]
+    assert names[0] != names[1]
+
+
 async def test_all_that_the_engine_makes_is_for_its_owner_alone(bench: LocalBench) -> None:
     await bench.start("sleeps")
     await until(lambda: bench.notes)
