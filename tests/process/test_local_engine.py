@@ -502,7 +502,37 @@ async def test_a_lock_that_is_held_is_not_forgotten(bench: LocalBench) -> None:
     assert not lock.exists()
 
 
+@pytest.mark.parametrize("what", ["logs/1.log", "run/locks/1.lock"])
+async def test_a_bot_that_cannot_be_set_up_says_why_and_starts_once_that_is_mended(
+    bench: LocalBench, what: str
+) -> None:
+    path = bench.data_dir / what
+    path.mkdir(parents=True)
+    process = await bench.start("sleeps", 1)
+    exit_ = await process.sweep()
+    assert exit_.exit_code == wire.EXIT_UNUSABLE
+    assert exit_.detail == f"cannot open {path}: not a regular file"
+    process.acknowledge()
+    bench.engine.forget(1)
+    path.rmdir()
+    process = await bench.start("sleeps", 1)
+    process.terminate()
+    assert (await process.sweep()).exit_code == 0
+
+
 # ---- imports
+
+
+async def test_zygotes_are_made_though_the_working_directory_was_deleted(bench: LocalBench, tmp_path: Path) -> None:
+    before, deleted = Path.cwd(), tmp_path / "deleted"
+    deleted.mkdir()
+    os.chdir(deleted)
+    try:
+        deleted.rmdir()
+        process = await bench.start("exits", code=2)
+        assert (await process.wait()).exit_code == 2
+    finally:
+        os.chdir(before)
 
 
 async def test_close_ends_a_zygote_that_imports(tmp_path: Path) -> None:
