@@ -44,6 +44,11 @@ class World:
             raise self.now
         return dict(self.now)
 
+    @property
+    def actors(self) -> list[int]:
+        """The bots that take memory."""
+        return sorted(self.fleet._roster.bot_ids)
+
     async def make(self, count: int, **fields: str) -> list[int]:
         """Bots that are running."""
         own = {"restart": {"policy": "never"}}

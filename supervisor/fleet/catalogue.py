@@ -11,7 +11,8 @@ from typing import Any
 
 from supervisor import settings
 from supervisor.core import errors, params
-from supervisor.core.model import KindView, Reloaded
+from supervisor.core.model import Bot, KindView, Reloaded
+from supervisor.core.table import Step
 from supervisor.core.terms import Terms
 from supervisor.engine.protocol import Engine
 from supervisor.fleet.starts import Rate
@@ -47,10 +48,6 @@ class Catalogue:
         """All kinds, sorted."""
         return sorted(self._kinds)
 
-    def has(self, kind: str) -> bool:
-        """Whether the settings still have it."""
-        return kind in self._kinds
-
     def spec(self, kind: str) -> settings.Kind:
         """What the settings say of a kind, also of one that they no longer have."""
         return self._kinds.get(kind, settings.GONE)
@@ -73,6 +70,18 @@ class Catalogue:
         except KeyError:
             known = ", ".join(self.names)
             raise errors.UnknownKind(f"there is no kind {kind!r}; there are: {known}") from None
+
+    def refuse_gone(self, verb: Step, bots: Sequence[Bot]) -> None:
+        """Raise KindGone if the settings no longer have the kinds of all these bots, which are to be started."""
+        gone = [bot for bot in bots if bot.kind not in self._kinds]
+        if gone:
+            which = f"bot {gone[0].bot_id}" if len(gone) == 1 else f"{len(gone)} bots"
+            kinds = ", ".join(sorted({bot.kind for bot in gone}))
+            raise errors.KindGone(
+                f"cannot {verb} {which}: the settings no longer have the kind {kinds}; "
+                "put it back and reload the kinds, or delete what nobody needs",
+                bot_id=gone[0].bot_id if len(gone) == 1 else None,
+            )
 
     # ---- what the code takes
 

@@ -14,6 +14,7 @@ from supervisor.fleet import rollout
 from supervisor.fleet.fleet import Wait
 from tests.fakes import Behaviour
 from tests.fleets import ALL, ONCE, World
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -128,9 +129,6 @@ async def test_a_reload_tells_what_has_changed(world: World) -> None:
     assert before is not None
     assert after is not None
     assert after.pid == before.pid
-    again = await world.fleet.restart(bot_id)
-    assert again.bot.state is State.FAILED
-    assert "there is no kind 'any'" in again.reason
 
 
 async def test_a_kind_that_was_used_is_the_same(world: World) -> None:
@@ -158,6 +156,58 @@ async def test_a_kind_that_cannot_be_imported_again(world: World) -> None:
         await world.fleet.catalogue.reload_kind("any")
     with pytest.raises(errors.UnknownKind):
         await world.fleet.catalogue.reload_kind("nope")
+
+
+async def test_bots_whose_kind_is_gone_are_not_restarted_and_not_stopped_for_it(world: World) -> None:
+    running, stopped, failed = await world.make(3)
+    await world.fleet.stop(stopped)
+    world.engine.of(failed).end(1)
+    await eventually(lambda: world.fleet.listing.view(failed), lambda view: view.bot.state is State.FAILED)
+    there = settings.Kind(target="c:d")
+    world.now = {"new": there}
+    await world.fleet.reload_kinds()
+    other = (await world.fleet.create(NewBot(kind="new", params={}, restart=ONCE), wait=Wait.READY)).bot.bot_id
+    pids = {bot_id: world.engine.of(bot_id).identity.pid for bot_id in (running, other)}
+    refused = "the settings no longer have the kind any; put it back and reload the kinds"
+    for verb, command in (("restart", world.fleet.restart), ("start", world.fleet.start)):
+        for bot_id in (stopped, failed):
+            with pytest.raises(errors.KindGone, match=f"cannot {verb} bot {bot_id}: {refused}"):
+                await command(bot_id)
+    with pytest.raises(errors.KindGone, match=f"cannot restart bot {running}: {refused}"):
+        await world.fleet.restart(running)
+    for max_parallel in (None, 1):
+        with pytest.raises(errors.KindGone, match=f"cannot restart bot {running}: {refused}"):
+            await rollout.restart(world.fleet, BotQuery(), grace_s=1, max_parallel=max_parallel)
+        with pytest.raises(errors.KindGone, match=f"cannot restart 3 bots: {refused}"):
+            await rollout.restart(world.fleet, BotQuery(states=ALL), grace_s=1, max_parallel=max_parallel)
+    # A start leaves alone what is up, and stops nothing: each bot has its own outcome.
+    outcomes = await rollout.start(world.fleet, BotQuery(states=ALL))
+    assert [(outcome.ok, outcome.state) for outcome in outcomes] == [
+        (True, State.RUNNING),
+        (False, State.STOPPED),
+        (False, State.FAILED),
+        (True, State.RUNNING),
+    ]
+    assert refused in outcomes[1].detail
+    assert {bot_id: world.engine.of(bot_id).identity.pid for bot_id in pids} == pids
+    assert [process.received for process in world.engine.processes if process.alive] == [[], []]
+    world.now = {"any": settings.Kind(target="a:b"), "new": there}
+    await world.fleet.reload_kinds()
+    assert (await world.fleet.start(stopped)).bot.state is State.RUNNING
+
+
+async def test_a_start_that_is_refused_leaves_no_actor(world: World) -> None:
+    """A bot that has settled takes no memory, however often somebody tries to start it."""
+    world.now = {"any": settings.Kind(target="a:b", exclusive="{token}")}
+    await world.fleet.reload_kinds()
+    new = NewBot(kind="any", params={"token": "env:A"}, restart=ONCE)
+    first = (await world.fleet.create(new, wait=Wait.READY)).bot.bot_id
+    await world.fleet.stop(first)
+    await world.fleet.create(new, wait=Wait.READY)
+    for _ in range(3):
+        with pytest.raises(errors.CredentialHeld):
+            await world.fleet.start(first)
+    assert world.actors == [first + 1]
 
 
 # ---- instances
