@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
@@ -82,6 +81,11 @@ class Catalogue:
                 "put it back and reload the kinds, or delete what nobody needs",
                 bot_id=gone[0].bot_id if len(gone) == 1 else None,
             )
+
+    @property
+    def instances(self) -> Mapping[str, int]:
+        """How many bots the settings want of each kind."""
+        return {name: spec.instances for name, spec in self._kinds.items()}
 
     # ---- what the code takes
 
@@ -164,7 +168,8 @@ class Catalogue:
             changed=sorted(name for name in kinds.keys() & before.keys() if kinds[name] != before[name]),
             removed=sorted(before.keys() - kinds.keys()),
         )
-        told = [f"{what} {', '.join(names)}" for what, names in dataclasses.asdict(reloaded).items() if names]
+        changes = {"added": reloaded.added, "changed": reloaded.changed, "removed": reloaded.removed}
+        told = [f"{what} {', '.join(names)}" for what, names in changes.items() if names]
         log.info("kinds read again: %s", "; ".join(told) or "nothing has changed")
         return reloaded
 

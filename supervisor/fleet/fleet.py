@@ -192,11 +192,15 @@ class Fleet:
         }
 
     async def reload_kinds(self) -> Reloaded:
-        """Read the settings of the kinds again, and make the instances that they ask for. Raises NotReloaded."""
+        """Read the settings of the kinds again, make the instances that they ask for, and say which are too many.
+
+        Raises NotReloaded.
+        """
         self._refuse_when_shutting_down()
+        before = self.catalogue.instances
         reloaded = await self.catalogue.reload()
         self._instances.populate()
-        return reloaded
+        return dataclasses.replace(reloaded, surplus=await self._instances.surplus(before))
 
     def notified(self, bot_id: int, run_id: int, values: Mapping[str, str]) -> None:
         """Take what the process of a run said by sd_notify."""

@@ -142,7 +142,7 @@ async def test_a_kind_that_was_used_is_the_same(world: World) -> None:
 
 
 async def test_settings_that_are_refused_change_nothing(world: World) -> None:
-    world.now = errors.SettingsRefused("kinds.toml: kinds.any.tagret: no such field")
+    world.refused = errors.SettingsRefused("kinds.toml: kinds.any.tagret: no such field")
     with pytest.raises(errors.NotReloaded, match="tagret"):
         await world.fleet.reload_kinds()
     assert [kind.name for kind in world.fleet.catalogue.kinds()] == ["any"]
@@ -222,6 +222,42 @@ async def test_instances_are_made_at_boot_and_at_reload(world: World) -> None:
     world.now = {"any": settings.Kind(target="a:b", instances=3)}
     await world.fleet.reload_kinds()
     assert await world.names(3) == {"any-1": State.STOPPED, "any-2": State.RUNNING, "any-3": State.RUNNING}
+
+
+async def test_a_reload_names_the_instances_that_are_too_many(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    more, fewer = (settings.Kind(target="a:b", instances=number) for number in (11, 8))
+    world.now = {"any": more, "by-hand": settings.Kind(target="c:d")}
+    await world.fleet.reload_kinds()
+    await world.names(11)
+    for kind, name in [("by-hand", "by-hand-2"), ("any", "any-01"), ("any", "any-x"), ("by-hand", "any-12")]:
+        await world.fleet.create(NewBot(kind=kind, params={}, name=name), wait=Wait.READY)
+    await world.fleet.stop(10)
+    assert (await world.fleet.reload_kinds()).surplus == []
+    too_many = ["any-9", "any-10", "any-11"]
+    world.now["any"] = fewer
+    for _ in range(2):
+        assert (await world.fleet.reload_kinds()).surplus == too_many
+    assert "of any only 8 are wanted; too many, until they are deleted: any-9, any-10, any-11" in caplog.text
+    [last] = await world.fleet.listing.every(BotQuery(states=ALL, name="any-9"))
+    assert last.bot.state is State.RUNNING
+    await world.fleet.delete(last.bot.bot_id)
+    assert (await world.fleet.reload_kinds()).surplus == too_many[1:]
+    del world.now["any"]
+    assert (await world.fleet.reload_kinds()).surplus == [f"any-{n}" for n in (1, 2, 3, 4, 5, 6, 7, 8, 10, 11)]
+    assert (await world.fleet.reload_kinds()).surplus == []
+
+
+async def test_a_reload_is_done_also_where_nobody_can_say_which_are_too_many(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def bots(*_: object, **__: object) -> object:
+        raise errors.LedgerUnavailable("the ledger cannot be read")
+
+    monkeypatch.setattr(world.fleet.ledger, "bots", bots)
+    world.now = {"any": settings.Kind(target="a:b", instances=2)}
+    reloaded = await world.fleet.reload_kinds()
+    assert (reloaded.changed, reloaded.surplus) == (["any"], ())
+    assert "cannot say which instances are too many: the ledger cannot be read" in caplog.text
 
 
 async def test_instances_that_cannot_be_made(world: World, caplog: pytest.LogCaptureFixture) -> None:
