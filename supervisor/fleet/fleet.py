@@ -806,7 +806,7 @@ def _view(actor: Actor) -> BotView:
         reason = FROZEN
     elif place is not None:
         others = "1 other" if place == 1 else f"{place} others"
-        reason = f"waits for its turn to start, behind {others}" if place else "starts next"
+        reason = "waits for its turn to start" + (f", behind {others}" if place else "")
     return BotView(
         bot=actor.bot,
         reason=reason,

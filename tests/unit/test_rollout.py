@@ -169,14 +169,19 @@ async def test_who_waits_for_a_turn_is_told_its_place_now(world: World) -> None:
 
     while len(await waiting()) < 4:  # noqa: ASYNC110
         await asyncio.sleep(0)
-    behind = "waits for its turn to start, behind "
-    assert await waiting() == ["starts next", f"{behind}1 other", f"{behind}2 others", f"{behind}3 others"]
+    waits = "waits for its turn to start"
+    assert await waiting() == [
+        waits,
+        f"{waits}, behind 1 other",
+        f"{waits}, behind 2 others",
+        f"{waits}, behind 3 others",
+    ]
     await next_one()
-    assert await waiting() == ["starts next", f"{behind}1 other", f"{behind}2 others"]
+    assert await waiting() == [waits, f"{waits}, behind 1 other", f"{waits}, behind 2 others"]
     await world.fleet.stop(4)
-    assert await waiting() == ["starts next", f"{behind}1 other"]
+    assert await waiting() == [waits, f"{waits}, behind 1 other"]
     await next_one()
-    assert await waiting() == ["starts next"]
+    assert await waiting() == [waits]
 
 
 # ---- kinds that change
