@@ -177,9 +177,9 @@ async def test_who_waits_for_a_turn_is_told_its_place_now(world: World) -> None:
         f"{waits}, behind 3 others",
     ]
     await next_one()
-    assert await waiting() == [waits, f"{waits}, behind 1 other", f"{waits}, behind 2 others"]
+    assert await waiting() == [waits, *(waits + others for others in ahead[:2])]
     await world.fleet.stop(4)
-    assert await waiting() == [waits, f"{waits}, behind 1 other"]
+    assert await waiting() == [waits, waits + ahead[0]]
     await next_one()
     assert await waiting() == [waits]
 
