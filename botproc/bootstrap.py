@@ -27,29 +27,29 @@ from botproc.target import Target, Unfit, arguments
 T = TypeVar("T")
 
 
-def run(birth: wire.Birth, target: Target, spawn: wire.Spawn) -> None:
+def run(spec: wire.ZygoteSpec, target: Target, spawn: wire.Spawn) -> None:
     """Sets the process up and calls the target. Called in the child, by multiprocessing."""
-    play(birth, target, spawn, set_up(birth, spawn))
+    play(spec, target, spawn, set_up(spec, spawn))
 
 
-def play(birth: wire.Birth, target: Target, spawn: wire.Spawn, lock: int) -> None:
+def play(spec: wire.ZygoteSpec, target: Target, spawn: wire.Spawn, lock: int) -> None:
     """Calls the target, in a process that is set up.
 
     SIGTERM is blocked until there is something that can take it, so that a stop in the first millisecond is not
     lost on asyncio.
     """
     try:
-        params = secrets.resolve(spawn.params, birth.secrets_dir)
+        params = secrets.resolve(spawn.params, spec.secrets_dir)
         kwargs = arguments(target, params)
     except (secrets.Unresolved, Unfit) as error:
-        give_up(spawn, str(error))
-    if birth.heartbeat_s is not None:
+        give_up(spawn, str(error), lock)
+    if spec.heartbeat_s is not None:
         watchdog.dump_on_signal()
     stopping = contract.Stopping()
     context = (contract.Context if target.is_async else contract.SyncContext)(
         bot_id=spawn.bot_id,
         run_id=spawn.run_id,
-        kind=birth.kind,
+        kind=spec.kind,
         name=spawn.name,
         labels=spawn.labels,
         data_dir=spawn.data_dir,
@@ -58,14 +58,14 @@ def play(birth: wire.Birth, target: Target, spawn: wire.Spawn, lock: int) -> Non
     call = functools.partial(target.call, *((context,) if target.takes_context else ()), **kwargs)
     try:
         if target.is_async:
-            asyncio.run(_main(birth, call, stopping, spawn.grace_s))
+            asyncio.run(_main(spec, call, stopping, spawn.grace_s))
         elif target.takes_context:
             stopping.then = functools.partial(_leave, stopping)
             with _sigterm_asks(stopping):
-                _begin(birth)
+                _begin(spec)
                 call()
         else:
-            _begin(birth)
+            _begin(spec)
             call()
     except Exception as error:
         crash.record(error, lock)
@@ -98,16 +98,16 @@ async def until_stopped(call: Callable[[], Awaitable[T]], stopping: contract.Sto
 
 
 async def _main(
-    birth: wire.Birth, call: Callable[[], Awaitable[object]], stopping: contract.Stopping, grace_s: float
+    spec: wire.ZygoteSpec, call: Callable[[], Awaitable[object]], stopping: contract.Stopping, grace_s: float
 ) -> None:
     """The main task of an asyncio bot."""
-    if birth.heartbeat_s is not None:
+    if spec.heartbeat_s is not None:
         # Three to a heartbeat, so that one that is late or lost does no harm.
-        watchdog.beat(asyncio.get_running_loop(), birth.heartbeat_s / 3)
+        watchdog.beat(asyncio.get_running_loop(), spec.heartbeat_s / 3)
 
     async def begin() -> None:
         with _sigterm_asks(stopping):
-            _begin(birth)
+            _begin(spec)
             await call()
 
     await until_stopped(begin, stopping, grace_s)
@@ -119,10 +119,10 @@ def _leave(stopping: contract.Stopping) -> None:
         raise SystemExit(0)
 
 
-def _begin(birth: wire.Birth) -> None:
+def _begin(spec: wire.ZygoteSpec) -> None:
     """The last step before the target is called."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    if birth.ready_at_start:
+    if spec.ready_at_start:
         notify.notify(READY="1")
 
 
@@ -177,7 +177,7 @@ def rehearse() -> None:
 
 def log_to(path: str) -> None:
     """The log becomes fd 1 and 2, written line by line. Raises OSError."""
-    log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    log = kernel.open_file(path, os.O_WRONLY | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     if log > 2:
@@ -192,42 +192,52 @@ def _line_buffered(raw: io.FileIO) -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
-def set_up(birth: wire.Birth, spawn: wire.Spawn) -> int:
-    """Makes of this process that of a bot, whatever runs in it then; the descriptor of its lock.
+def set_up(spec: wire.ZygoteSpec, spawn: wire.Spawn) -> int:
+    """Make of this process that of a bot, whatever runs in it then; return the descriptor of its lock.
 
     Ends the process with one of our exit codes where that cannot be done.
     """
+    lock = None
     try:
-        log_to(spawn.log_path)
-        # Before it leaves the zygote's session: by the one or the other it is found, should the zygote die now.
-        lock = _lock(spawn)
-        _become(birth, spawn)
+        try:
+            log_to(spawn.log_path)
+        finally:
+            # Before it leaves the zygote's session: by the one or the other it is found, should the zygote die now. And
+            # without a log too: then it is the lock file that tells why the bot has none.
+            lock = _lock(spawn)
+        _become(spec, spawn)
     except OSError as error:
-        give_up(spawn, str(error))
+        give_up(spawn, f"{error.filename}: {error.strerror}" if error.filename else str(error), lock)
     return lock
 
 
-def give_up(spawn: wire.Spawn, reason: str) -> NoReturn:
-    """Ends a bot that cannot be what it should; its log says why."""
+class CannotBeSetUp(Exception):
+    """Why a process cannot be that of a bot."""
+
+
+def give_up(spawn: wire.Spawn, reason: str, lock: int | None) -> NoReturn:
+    """End a bot that cannot be what it should; its log says why, and so does its lock file, if there is one."""
     print(f"bot-{spawn.bot_id} cannot be set up: {reason}", file=sys.stderr, flush=True)
+    if lock is not None:
+        crash.record(CannotBeSetUp(reason), lock)
     sys.exit(wire.EXIT_UNUSABLE)
 
 
-def title(birth: wire.Birth, spawn: wire.Spawn) -> str:
+def title(spec: wire.ZygoteSpec, spawn: wire.Spawn) -> str:
     """What `ps` shows of a bot."""
-    return f"bot-{spawn.bot_id} {birth.kind}" + (f" {spawn.name}" if spawn.name else "")
+    return f"bot-{spawn.bot_id} {spec.kind}" + (f" {spawn.name}" if spawn.name else "")
 
 
-def _become(birth: wire.Birth, spawn: wire.Spawn) -> None:
+def _become(spec: wire.ZygoteSpec, spawn: wire.Spawn) -> None:
     os.setsid()
     kernel.become_subreaper()
-    setproctitle.setproctitle(title(birth, spawn))
-    os.environ.update(BOT_ID=str(spawn.bot_id), BOT_RUN_ID=str(spawn.run_id), BOT_KIND=birth.kind)
+    setproctitle.setproctitle(title(spec, spawn))
+    os.environ.update(BOT_ID=str(spawn.bot_id), BOT_RUN_ID=str(spawn.run_id), BOT_KIND=spec.kind)
     # Of a heartbeat, the supervisor's own may be what is inherited.
     for name in ("WATCHDOG_USEC", "WATCHDOG_PID"):
         os.environ.pop(name, None)
-    if birth.heartbeat_s is not None:
-        os.environ["WATCHDOG_USEC"] = str(round(birth.heartbeat_s * 1_000_000))
+    if spec.heartbeat_s is not None:
+        os.environ["WATCHDOG_USEC"] = str(round(spec.heartbeat_s * 1_000_000))
     signal.signal(kernel.DUMP_SIGNAL, signal.SIG_IGN)
     # multiprocessing within a bot: a start method of its own choice.
     multiprocessing.set_start_method(None, force=True)
@@ -242,7 +252,7 @@ def forget_resource_tracker() -> None:
 
 def _lock(spawn: wire.Spawn) -> int:
     """One copy: held by this process, and by what it forks, until all of it is gone."""
-    lock = os.open(spawn.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = kernel.open_file(spawn.lock_path, os.O_RDWR)
     try:
         kernel.lock(lock)
     except BlockingIOError:

@@ -15,12 +15,12 @@ import setproctitle
 from botproc import bootstrap, command, target, wire
 
 
-def run(birth: wire.Birth, spawn: wire.Spawn) -> NoReturn:
+def run(spec: wire.ZygoteSpec, spawn: wire.Spawn) -> NoReturn:
     """Makes of this process that of a bot, and then a new interpreter. Called in the child, by multiprocessing."""
-    lock = bootstrap.set_up(birth, spawn)
+    lock = bootstrap.set_up(spec, spawn)
     # In memory and not in argv, which everybody can read.
     order = os.memfd_create("order", 0)
-    os.write(order, pickle.dumps((birth, spawn, lock)))
+    os.write(order, pickle.dumps((spec, spawn, lock)))
     os.lseek(order, 0, os.SEEK_SET)
     code = f"import sys; sys.path[:] = {sys.path!r}; from botproc import fresh; fresh.main({order})"
     # SIGTERM stays blocked until the bot can take it.
@@ -30,15 +30,15 @@ def run(birth: wire.Birth, spawn: wire.Spawn) -> NoReturn:
 def main(order: int) -> None:
     """The first code of the new interpreter: imports the kind, and calls its target."""
     with os.fdopen(order, "rb") as file:
-        birth, spawn, lock = pickle.load(file)
+        spec, spawn, lock = pickle.load(file)
     os.set_inheritable(lock, False)
     del sys.argv[1:]
     bootstrap.log_to(spawn.log_path)
-    setproctitle.setproctitle(bootstrap.title(birth, spawn))
+    setproctitle.setproctitle(bootstrap.title(spec, spawn))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        loaded = target.load(birth)
+        loaded = target.load(spec)
     except BaseException:
         traceback.print_exc()
-        bootstrap.give_up(spawn, f"the kind {birth.kind} cannot be imported")
-    bootstrap.play(birth, loaded, spawn, lock)
+        bootstrap.give_up(spawn, f"the kind {spec.kind} cannot be imported", lock)
+    bootstrap.play(spec, loaded, spawn, lock)

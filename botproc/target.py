@@ -31,25 +31,25 @@ class Target:
     secrets: frozenset[str] = frozenset()
 
 
-def load(birth: wire.Birth) -> Target:
+def load(spec: wire.ZygoteSpec) -> Target:
     """Imports the kind as its settings say. Raises whatever its modules raise."""
-    enter(birth)
-    sys.path[:0] = birth.path
-    os.environ.update(birth.env)
-    for module in birth.preload:
+    enter(spec)
+    sys.path[:0] = spec.path
+    os.environ.update(spec.env)
+    for module in spec.preload:
         importlib.import_module(module)
-    module_name, _, attribute = birth.target.partition(":")
+    module_name, _, attribute = spec.target.partition(":")
     call: Any = importlib.import_module(module_name)
     for part in attribute.split("."):
         call = getattr(call, part)
     return look_at(call)
 
 
-def enter(birth: wire.Birth) -> None:
+def enter(spec: wire.ZygoteSpec) -> None:
     """The surroundings that all bots of a kind share. Raises OSError."""
-    os.environ["NOTIFY_SOCKET"] = birth.notify_address
-    if birth.cwd:
-        os.chdir(birth.cwd)
+    os.environ["NOTIFY_SOCKET"] = spec.notify_address
+    if spec.cwd:
+        os.chdir(spec.cwd)
 
 
 def look_at(call: Callable[..., Any]) -> Target:

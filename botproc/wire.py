@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+VERSION = 2
+"""Changes with what supervisor and zygote say to each other: an older zygote is understood, and makes no bot."""
+
 EXIT_LOCKED = 125
 """Another process holds the bot's lock: there is one copy already."""
 
@@ -30,7 +33,7 @@ PERMANENT_EXITS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Birth:
+class ZygoteSpec:
     """All that a zygote is told when it is made (pickled by multiprocessing, never sent over the socket).
 
     `run_dir` holds the socket `socket_name`; `log_path` takes what the kind's modules print when imported. Either
@@ -74,6 +77,8 @@ class Spawn:
     grace_s: float
     limits: dict[str, Any]
     cgroup: str = ""
+    log_start: int = 0
+    """Where its output will begin in its log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +102,8 @@ class Alive:
     pid: int
     start_ticks: int
     inode: int
+    log_start: int = 0
+    """Where its output begins in its log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +135,7 @@ class Ended:
     swept: bool
     bot_id: int = 0
     asked: str = ""
+    log_start: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

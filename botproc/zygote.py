@@ -36,7 +36,7 @@ _LONELY_S = 60.0
 """A zygote with neither bots nor supervisor, nor exits to tell, leaves after this time."""
 
 
-def main(birth: wire.Birth) -> None:
+def main(spec: wire.ZygoteSpec) -> None:
     """The life of a zygote. The target of a `multiprocessing` process of the spawn context."""
     # A session of its own, so that Ctrl-C at the terminal reaches the supervisor alone. SIGTERM stays blocked,
     # and each bot inherits that until it can take it (see `bootstrap`). A zygote is ended by `Quit` or SIGKILL.
@@ -44,15 +44,15 @@ def main(birth: wire.Birth) -> None:
     kernel.reset_signals()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     kernel.become_subreaper()
-    setproctitle.setproctitle(f"zygote {birth.kind}")
+    setproctitle.setproctitle(f"zygote {spec.kind}")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    bootstrap.log_to(birth.log_path)
+    bootstrap.log_to(spec.log_path)
     # Nothing else that the supervisor had open stays open here, nor in any bot.
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     bootstrap.forget_resource_tracker()
     # A kind that looks at its arguments must not take the supervisor's for its own.
     del sys.argv[1:]
-    _Zygote(birth).run()
+    _Zygote(spec).run()
     os._exit(0)
 
 
@@ -65,8 +65,8 @@ class _Stop:
 
 
 class _Zygote:
-    def __init__(self, birth: wire.Birth) -> None:
-        self._birth = birth
+    def __init__(self, spec: wire.ZygoteSpec) -> None:
+        self._spec = spec
         self._reaper: reaper.Reaper[int] = reaper.Reaper()
         self._alive: dict[int, wire.Alive] = {}
         self._ended: dict[int, wire.Ended] = {}
@@ -80,8 +80,8 @@ class _Zygote:
 
         # Listening comes first, so that a supervisor that takes over while we import finds us.
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        self._run_dir = os.open(birth.run_dir, os.O_PATH | os.O_DIRECTORY)
-        self._address = f"/proc/self/fd/{self._run_dir}/{birth.socket_name}"
+        self._run_dir = os.open(spec.run_dir, os.O_PATH | os.O_DIRECTORY)
+        self._address = f"/proc/self/fd/{self._run_dir}/{spec.socket_name}"
         self._listener.bind(self._address)
         os.chmod(self._address, 0o600)
         self._listener.listen()
@@ -114,20 +114,20 @@ class _Zygote:
         _share(sys.modules.values(), values=True)
         before = set(sys.modules)
         begin = time.monotonic()
-        birth = self._birth
+        spec = self._spec
         found: dict[str, Any] = {"error": "", "description": "", "params": [], "schema": None}
         start_method = "fork"
         try:
-            if birth.described is not None:
+            if spec.described is not None:
                 start_method = "spawn"
-                target.enter(birth)
-                found = {name: getattr(birth.described, name) for name in found}
-            elif birth.command:
+                target.enter(spec)
+                found = {name: getattr(spec.described, name) for name in found}
+            elif spec.command:
                 start_method = "exec"
-                target.enter(birth)
-                found["params"] = command.describe(birth)
+                target.enter(spec)
+                found["params"] = command.describe(spec)
             else:
-                loaded = target.load(birth)
+                loaded = target.load(spec)
                 doc = inspect.getdoc(loaded.call) or ""
                 found["description"] = doc.partition("\n\n")[0].replace("\n", " ")
                 found["params"], found["schema"] = target.describe(loaded), target.schema(loaded)
@@ -139,7 +139,7 @@ class _Zygote:
         # Of the kind, its code only: a bot can see when one of its values ends.
         _share([module for name, module in sys.modules.items() if name not in before], values=False)
         return wire.Hello(
-            kind=birth.kind,
+            kind=spec.kind,
             pid=os.getpid(),
             import_s=time.monotonic() - begin,
             threads=len(os.listdir("/proc/self/task")),
@@ -188,7 +188,7 @@ class _Zygote:
         """Ends bots when it is time to, and says how long nothing else is due but what the selector tells."""
         now = time.monotonic()
         due = []
-        limit_s = self._birth.without_supervisor_s
+        limit_s = self._spec.without_supervisor_s
         if self._connection is None and not self._alive and not self._ended:
             due.append(self._lonely_since + _LONELY_S)
         elif self._connection is None and limit_s is not None and self._alive.keys() - self._stops.keys():
@@ -302,9 +302,9 @@ class _Zygote:
     def _bot(self, spawn: wire.Spawn) -> _BotProcess:
         run: Callable[..., None]
         if self._target is not None:
-            run = functools.partial(bootstrap.run, self._birth, self._target)
+            run = functools.partial(bootstrap.run, self._spec, self._target)
         else:
-            run = functools.partial(command.run if self._birth.command else fresh.run, self._birth)
+            run = functools.partial(command.run if self._spec.command else fresh.run, self._spec)
         bot = _BotProcess(target=run, args=(spawn,), name=f"bot-{spawn.bot_id}")
         bot.lifeline = self._lifeline
         bot.let_go = self._let_go
@@ -324,6 +324,7 @@ class _Zygote:
                 # Not reaped yet, dead or alive: both are surely those of our child.
                 start_ticks=kernel.start_ticks(pid),
                 inode=kernel.pidfd_inode(pid),
+                log_start=spawn.log_start,
             )
         except OSError as error:
             if bot.pid is not None:
@@ -357,9 +358,11 @@ class _Zygote:
             asked = "" if stop is None else "stopped"
             if stop is not None and stop.killed and death.signal == signal.SIGKILL:
                 asked = "stop-timeout"
+            alive = self._alive.pop(death.key)
             ended = wire.Ended(
                 run_id=death.key,
-                bot_id=self._alive.pop(death.key).bot_id,
+                bot_id=alive.bot_id,
+                log_start=alive.log_start,
                 exit_code=death.exit_code,
                 signal=death.signal,
                 ended_at=time.time_ns() // 1000,

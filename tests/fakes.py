@@ -13,7 +13,7 @@ from typing import Any
 from supervisor import settings
 from supervisor.core import errors, params
 from supervisor.core.model import Exit, Identity, Params, Run, Usage, now_us
-from supervisor.engine.protocol import OnNotify, Order, Takes, Warmth
+from supervisor.engine.protocol import KindParams, KindStatus, LogReader, OnNotify, Order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +46,10 @@ class FakeProcess:
         self.immortal = behaviour.immortal
         self.descendants = behaviour.descendants
         self.keeps_descendants = False
+        self.stacks: tuple[str, ...] = ()
         self._identity = identity
         loop = asyncio.get_running_loop()
+        self._began = loop.time()
         self._ended: asyncio.Future[Exit] = loop.create_future()
         self._swept: asyncio.Future[Exit] = loop.create_future()
 
@@ -57,8 +59,8 @@ class FakeProcess:
     def alive(self) -> bool:
         return not self._ended.done()
 
-    def end(self, exit_code: int | None = None, *, signum: int | None = None) -> None:
-        """It ends, and what it had started too, unless `keeps_descendants`."""
+    def end(self, exit_code: int | None = None, *, signum: int | None = None, **more: Any) -> None:
+        """It ends, and what it had started too, unless `keeps_descendants`. `more`: other fields of its exit."""
         if self.alive:
             swept = not self.descendants and not self.keeps_descendants
             exit_ = Exit(
@@ -68,6 +70,7 @@ class FakeProcess:
                 cpu_seconds=0.25,
                 max_rss_bytes=2 << 20,
                 swept=swept,
+                **{"log_end": 0, "stacks": self.stacks, **more},
             )
             self._ended.set_result(exit_)
             if not self.keeps_descendants:
@@ -84,6 +87,14 @@ class FakeProcess:
     @property
     def identity(self) -> Identity:
         return self._identity
+
+    @property
+    def log_start(self) -> int:
+        return 0
+
+    @property
+    def age_s(self) -> float:
+        return asyncio.get_running_loop().time() - self._began
 
     async def wait(self) -> Exit:
         return await asyncio.shield(self._ended)
@@ -163,14 +174,14 @@ class FakeEngine:
 
     # ---- the protocol
 
-    async def warm(self, kind: str) -> Takes:
+    async def warm(self, kind: str) -> KindParams:
         if kind not in self._kinds:
             raise errors.SpawnFailed(f"there is no kind {kind!r}", permanent=True)
         await self._imports.wait()
         if error := self._kinds[kind].import_error:
             raise errors.SpawnFailed(f"cannot import the kind {kind}: {error}", permanent=True)
         self._warm.add(kind)
-        return Takes(params=self._kinds[kind].params, schema=None)
+        return KindParams(params=self._kinds[kind].params, schema=None)
 
     async def check(self, kind: str, given: Params) -> Params:
         await self.warm(kind)
@@ -206,6 +217,9 @@ class FakeEngine:
     def adopt(self, run: Run) -> FakeProcess | None:
         return next((p for p in self.processes if p.order.run_id == run.run_id and not p.acknowledged), None)
 
+    def lost(self, run: Run) -> Exit:
+        return Exit(exit_code=None, signal=None, ended_at=now_us(), cpu_seconds=None, max_rss_bytes=None)
+
     def disown(self, claimed: Collection[int]) -> None:
         for process in self.processes:
             if process.order.run_id not in claimed:
@@ -215,10 +229,10 @@ class FakeEngine:
     def forget(self, bot_id: int) -> None:
         self.forgotten.append(bot_id)
 
-    def warmth(self, kind: str) -> Warmth:
+    def kind_status(self, kind: str) -> KindStatus:
         behaviour = self._kinds.get(kind, Behaviour())
         warm = kind in self._warm
-        return Warmth(
+        return KindStatus(
             warm=warm,
             reason="warm" if warm else behaviour.import_error or "no zygote yet",
             description=behaviour.description if warm else "",
@@ -233,13 +247,26 @@ class FakeEngine:
 
 
 class NoLogs:
-    """Follows no log."""
+    """Logs that nobody writes."""
 
-    def follow(self, bot_id: int, offset: int) -> None: ...
+    def __init__(self, bots: Collection[int] = ()) -> None:
+        self.deleted: list[int] = []
+        self._bots = set(bots)
 
-    def ended(self, bot_id: int, offset: int) -> None: ...
+    async def tail(self, bot_id: int, lines: int, *, start: int = 0, end: int | None = None) -> bytes:
+        return b""
 
-    def leave(self, bot_id: int) -> None: ...
+    async def size(self, bot_id: int) -> int:
+        return 0
+
+    def reader(self, bot_id: int, offset: int) -> LogReader:
+        raise NotImplementedError
 
     def watch(self, bot_id: int, on_change: Callable[[], None], on_end: Callable[[int], None]) -> Callable[[], None]:
         return lambda: None
+
+    def delete(self, bot_id: int) -> None:
+        self.deleted.append(bot_id)
+
+    def bots(self) -> set[int]:
+        return self._bots

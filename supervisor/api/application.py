@@ -30,7 +30,9 @@ def create(fleet: Fleet, settings: Settings) -> FastAPI:
     table = routes.table(fleet, streams.Streams(settings.max_streams))
     level_of = routes.level_of(table)
     own = f"[{settings.host}]" if ":" in settings.host else settings.host
-    app = document.Application(table, with_tokens=settings.admin_token is not None, params_schemas=fleet.params_schemas)
+    app = document.Application(
+        table, with_tokens=settings.admin_token is not None, params_schemas=fleet.catalogue.params_schemas
+    )
     app.add_exception_handler(errors.Problem, problems.on_problem)
     app.add_exception_handler(RequestValidationError, invalid_input.on_invalid)
     app.add_exception_handler(HTTPException, problems.on_http_error)

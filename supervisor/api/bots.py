@@ -59,7 +59,7 @@ class Bots:
     async def list_bots(self, request: Request, query: Annotated[requests.Bots, Query()]) -> Response:
         """The bots that are active, or those in the states that are asked for; ordered by id. The Link header with
         rel="next" leads to the next page."""
-        page = await self.fleet.list(query.page())
+        page = await self.fleet.listing.list(query.page())
         return answers.reply(
             answers.BOTS, list(map(answers.bot, page.items)), headers=paging.link(request, page.next_after)
         )
@@ -73,27 +73,27 @@ class Bots:
         """Make a bot and start it; answered once its process exists or could not be made. A known Idempotency-Key
         is answered in the same way, with the bot that was made then."""
         bot = await self._create(new, idempotency_key, Wait.READY if wait else Wait.ATTEMPT)
-        shown, location = answers.bot(self.fleet.look(bot)), {"Location": f"/bots/{bot.bot_id}"}
+        shown, location = answers.bot(self.fleet.listing.look(bot)), {"Location": f"/bots/{bot.bot_id}"}
         return answers.reply(answers.BOT, shown, status=201, headers=location)
 
     async def get_bot(self, bot_id: BotId) -> Response:
         """One bot."""
-        return _shown(await self.fleet.view(bot_id))
+        return _shown(await self.fleet.listing.view(bot_id))
 
     async def start_bot(self, bot_id: BotId, _: requests.Nothing | None = None, wait: Settled = True) -> Response:
         """Start a bot that has no process; one that is up is left alone."""
-        return _shown(self.fleet.look(await self.fleet.start(bot_id, wait=wait)), wait)
+        return _shown(self.fleet.listing.look(await self.fleet.start(bot_id, wait=wait)), wait)
 
     async def stop_bot(self, bot_id: BotId, how: requests.Grace | None = None, wait: Settled = True) -> Response:
         """Stop a bot, and with it all that it started."""
         bot = await self.fleet.stop(bot_id, grace_s=how.grace_s if how else None, wait=wait)
         # As it was when it had stopped, whoever may have started it again since.
-        return _shown(model.BotView(bot=bot, reason=bot.reason) if wait else self.fleet.look(bot), wait)
+        return _shown(model.BotView(bot=bot, reason=bot.reason) if wait else self.fleet.listing.look(bot), wait)
 
     async def restart_bot(self, bot_id: BotId, how: requests.Grace | None = None, wait: Settled = True) -> Response:
         """End the bot's process, and start another once all of it is gone."""
         bot = await self.fleet.restart(bot_id, grace_s=how.grace_s if how else None, wait=wait)
-        return _shown(self.fleet.look(bot), wait)
+        return _shown(self.fleet.listing.look(bot), wait)
 
     async def signal_bot(self, bot_id: BotId, what: requests.Signal) -> Response:
         """Send a signal to the bot's process."""
@@ -119,9 +119,9 @@ class Bots:
         these and each that comes, until the bot is deleted or the run that is named has ended: a message for each
         line, whose id is the offset in the log behind it. A message `skipped` says how many bytes are gone."""
         if streams.EventStream.media_type in request.headers.get("accept", ""):
-            found = await self.fleet.log_lines(bot_id, tail=tail, offset=last_event_id, run_id=run)
+            found = await self.fleet.feeds.log_lines(bot_id, tail=tail, offset=last_event_id, run_id=run)
             return streams.EventStream(self.streams, _messages(found))
-        lines = await self.fleet.log_tail(bot_id, lines=tail, run_id=run)
+        lines = await self.fleet.feeds.log_tail(bot_id, tail=tail, run_id=run)
         return PlainTextResponse(lines.decode("utf-8", "replace"))
 
     # ---- many bots
@@ -137,7 +137,7 @@ class Bots:
                 new, many.count, idempotency_key=idempotency_key, wait=Wait.READY if wait else Wait.ATTEMPT
             )
         audit.concerns(*(bot.bot_id for bot in bots))
-        shown = [answers.bot(self.fleet.look(bot)) for bot in bots]
+        shown = [answers.bot(self.fleet.listing.look(bot)) for bot in bots]
         return answers.reply(answers.BATCH, answers.Batch(bots=shown), status=201)
 
     async def start_many(
@@ -178,18 +178,18 @@ class Bots:
     @contextlib.asynccontextmanager
     async def _new(self, asked: requests.NewBot) -> AsyncIterator[model.NewBot]:
         """What is asked for, checked, with the kind's defaults; for bots that are made in the block."""
-        kind = self.fleet.defaults(asked.kind)
-        schedule = asked.schedule or kind.schedule
-        async with self.fleet.checked(asked.kind, asked.params) as params:
+        terms = self.fleet.catalogue.defaults(asked.kind).terms.over(asked.overrides)
+        async with self.fleet.catalogue.checked(asked.kind, asked.params) as params:
             yield model.NewBot(
                 kind=asked.kind,
                 params=params,
                 name=asked.name,
                 labels=asked.labels,
-                restart=asked.restart.over(kind.restart_policy) if asked.restart else kind.restart_policy,
-                grace_s=kind.grace_s if asked.grace_s is None else asked.grace_s,
-                limits=asked.limits.over(kind.default_limits) if asked.limits else kind.default_limits,
-                schedule=schedule.value if schedule else None,
+                overrides=asked.overrides,
+                restart=terms.restart,
+                grace_s=terms.grace_s,
+                limits=terms.limits,
+                schedule=terms.schedule,
             )
 
 

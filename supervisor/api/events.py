@@ -36,13 +36,13 @@ class Events:
         the number of its event, and whoever names the last one that he knows gets all that came after it. The last
         of a bot that is deleted is a message `deleted`, all others are `state`."""
         if bot_id is not None:
-            await self.fleet.bot(bot_id)
+            await self.fleet.listing.bot(bot_id)
         return streams.EventStream(
             self.streams, self._messages(since if last_event_id is None else last_event_id, bot_id)
         )
 
     async def _messages(self, since: int | None, bot_id: int | None) -> AsyncGenerator[bytes, None]:
-        async with contextlib.aclosing(self.fleet.entries(since=since, bot_id=bot_id)) as entries:
+        async with contextlib.aclosing(self.fleet.feeds.entries(since=since, bot_id=bot_id)) as entries:
             async for entry in entries:
                 if entry is None:
                     yield KEEPALIVE_COMMENT

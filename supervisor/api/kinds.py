@@ -20,12 +20,12 @@ class Kinds:
 
     async def list_kinds(self) -> Response:
         """The kinds that can be started."""
-        return answers.reply(answers.KINDS, answers.Kinds(kinds=self.fleet.kinds()))
+        return answers.reply(answers.KINDS, answers.Kinds(kinds=self.fleet.catalogue.kinds()))
 
     async def get_kind(self, name: Annotated[requests.Name, Path()]) -> Response:
         """One kind: the schema of its parameters, its defaults, and how its zygote is."""
         try:
-            kind = self.fleet.kind(name)
+            kind = self.fleet.catalogue.kind(name)
         except errors.UnknownKind as unknown:
             return problems.of(unknown, status=404)
         return answers.reply(answers.KIND, kind)
@@ -37,6 +37,6 @@ class Kinds:
     async def reload_kind(self, name: Annotated[requests.Name, Path()], _: requests.Nothing | None = None) -> Response:
         """Import the code of a kind again, for later starts; answered once that is done."""
         try:
-            return answers.reply(answers.KIND, await self.fleet.reload_kind(name))
+            return answers.reply(answers.KIND, await self.fleet.catalogue.reload_kind(name))
         except errors.UnknownKind as unknown:
             return problems.of(unknown, status=404)

@@ -26,7 +26,8 @@ class Scrapes:
 
     async def scrape(self, request: Request) -> Response:
         """Metrics in the text format of Prometheus, or in that of OpenMetrics where `Accept` asks for it."""
-        levels = dataclasses.replace(await self.fleet.levels(), streams=self.streams.count)
+        levels = await self.fleet.listing.levels(per_bot=self.fleet.metrics.per_bot)
+        levels = dataclasses.replace(levels, streams=self.streams.count)
         accept = ",".join(request.headers.getlist("accept"))
         text, content_type = await asyncio.to_thread(self.fleet.metrics.text, levels, accept)
         return Response(text, headers={"Content-Type": content_type})

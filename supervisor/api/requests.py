@@ -97,6 +97,20 @@ class NewBot(_Body):
             self.params = {**self.params, "start_number": self.start_number}
         return self
 
+    @property
+    def overrides(self) -> model.Overrides:
+        """What it says itself, and does not leave to its kind."""
+        own: dict[str, Any] = {}
+        if self.restart is not None and (restart := self.restart.model_dump(mode="json", exclude_unset=True)):
+            own["restart"] = restart
+        if self.limits is not None and (limits := self.limits.model_dump(mode="json", exclude_unset=True)):
+            own["limits"] = limits
+        if self.grace_s is not None:
+            own["grace_s"] = self.grace_s
+        if self.schedule is not None:
+            own["schedule"] = self.schedule.model_dump(mode="json")
+        return own
+
 
 class NewBots(NewBot):
     """Bots to be made and started, all alike."""

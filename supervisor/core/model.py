@@ -17,6 +17,10 @@ T = TypeVar("T")
 Params = Mapping[str, Any]
 """The parameters of a bot, as JSON values by name."""
 
+Overrides = Mapping[str, Any]
+"""What a bot says itself, as JSON values: some fields of `restart` and `limits`, and `grace_s` and `schedule`. All else
+is what its kind says."""
+
 Timestamp = int
 """A moment: microseconds since the epoch, UTC."""
 
@@ -32,7 +36,7 @@ def storable(text: str) -> str:
 
 
 class State(enum.StrEnum):
-    """What a bot is doing. Only `lifecycle.TABLE` says how one leads to another."""
+    """What a bot is doing. Only `machine.TABLE` says how one leads to another."""
 
     STARTING = "starting"
     RUNNING = "running"
@@ -242,6 +246,7 @@ class NewBot:
     grace_s: float = 10.0
     limits: Limits = Limits()
     schedule: Schedule | None = None
+    overrides: Overrides = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,8 +268,7 @@ class Bot:
     grace_s: float
     limits: Limits = Limits()
     schedule: Schedule | None = None
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    """Its own settings, by name; all others are those of its kind."""
+    overrides: Overrides = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import random
 import signal
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from supervisor.core.machine import Event
-from supervisor.core.model import Cause, Exit, Goal, Policy, Raised, RestartPolicy
+from supervisor.core import reasons
+from supervisor.core.model import Cause, Exit, Goal, Policy, RestartPolicy, State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What follows the end of a run. `delay_s`: until the next start; None where none will come by itself."""
+    """What follows the end of a run: the state, and why.
 
-    event: Event
+    `delay_s`: until the next start by itself; None where there is none. `STARTING` is a start at once, which somebody
+    asked for.
+    """
+
+    state: State
     reason: str
     delay_s: float | None = None
 
@@ -40,50 +42,6 @@ def cause_of(exit_: Exit, asked: Cause | None, killed: bool) -> Cause:
     return Cause.EXITED if exit_.exit_code == 0 else Cause.CRASHED
 
 
-def describe(cause: Cause, exit_: Exit) -> str:
-    """The end of a run as the beginning of a sentence, e.g. "crashed with exit code 1: ValueError: no such town"."""
-    how = ""
-    if exit_.signal is not None:
-        how = signal_name(exit_.signal)
-    elif exit_.exit_code is not None:
-        how = f"exit code {exit_.exit_code}"
-        if exit_.raised is not None:
-            how += f": {_last_line(exit_.raised)}"
-    match cause:
-        case Cause.EXITED:
-            return "ended well, with exit code 0"
-        case Cause.CRASHED:
-            return f"crashed with {how}: {exit_.detail}" if exit_.detail else f"crashed with {how}"
-        case Cause.KILLED if exit_.signal == signal.SIGXCPU:
-            return f"used up its CPU time limit ({how})"
-        case Cause.KILLED:
-            return f"was killed by {how} from outside"
-        case Cause.STOPPED:
-            return f"was stopped ({how or 'before it had a process'})"
-        case Cause.RESTARTED:
-            return f"was restarted ({how or 'before it had a process'})"
-        case Cause.STOP_TIMEOUT:
-            return f"ignored SIGTERM for the whole grace ({how})"
-        case Cause.START_TIMEOUT:
-            return exit_.detail or "was not ready within the start timeout"
-        case Cause.HEARTBEAT:
-            return "missed its heartbeat"
-        case Cause.OOM if exit_.raised is not None:
-            return f"had more memory than it may: {exit_.raised.type}"
-        case Cause.OOM:
-            return "was killed by the kernel: out of memory"
-        case Cause.SPAWN_FAILED:
-            return f"could not be started: {exit_.detail}"
-        case Cause.LOST:
-            return "ended while nobody could see how"
-
-
-def _last_line(raised: Raised) -> str:
-    """As a traceback ends, with no more than the first line of the message."""
-    first = raised.message.partition("\n")[0]
-    return f"{raised.type}: {first}" if first else raised.type
-
-
 _FAILURES = frozenset(
     {Cause.CRASHED, Cause.KILLED, Cause.OOM, Cause.HEARTBEAT, Cause.START_TIMEOUT, Cause.SPAWN_FAILED}
 )
@@ -99,19 +57,7 @@ def fingerprint(cause: Cause, exit_: Exit) -> str | None:
         return exit_.raised.fingerprint
     if cause not in _FAILURES:
         return None
-    return f"{cause}:{exit_.exit_code if exit_.signal is None else signal_name(exit_.signal)}"
-
-
-def signal_name(number: int) -> str:
-    """ "SIGKILL" for 9; "SIGRTMIN+3" and the like where there is no name of its own."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return (
-            f"SIGRTMIN+{number - signal.SIGRTMIN}"
-            if signal.SIGRTMIN <= number <= signal.SIGRTMAX
-            else f"signal {number}"
-        )
+    return f"{cause}:{exit_.exit_code if exit_.signal is None else reasons.signal_name(exit_.signal)}"
 
 
 def backoff_s(policy: RestartPolicy, n: int, noise: float) -> float:
@@ -127,32 +73,32 @@ def judge(
     exit_: Exit,
     goal: Goal,
     policy: RestartPolicy,
-    recent: Sequence[float],
+    recent: int,
+    noise: float,
     permanent: bool = False,
-    noise: float | None = None,
+    again: bool = False,
 ) -> Verdict:
     """What follows a run that ended.
 
     Args:
-        recent: the automatic restarts within the window, oldest first; only their number counts.
+        recent: how many automatic restarts there were within the window.
+        noise: the jitter's random part, in [-1, 1].
         permanent: the failure will repeat until somebody changes something; it is not tried again.
-        noise: the jitter's random part, in [-1, 1]; drawn here when None.
+        again: somebody asked for another run.
     """
-    what = describe(cause, exit_)
+    what = reasons.ended(cause, exit_)
     if goal is Goal.DOWN:
-        return Verdict(event=Event.GONE_STOPPED, reason=what)
-    if cause in (Cause.STOPPED, Cause.RESTARTED, Cause.STOP_TIMEOUT):
-        return Verdict(event=Event.GONE_AGAIN, reason=f"{what}; starting again")
-    ended_well = cause is Cause.EXITED
-    if policy.policy is not Policy.ALWAYS and ended_well:
-        return Verdict(event=Event.GONE_DONE, reason=f"{what}; the restart policy is {policy.policy}")
+        return Verdict(state=State.STOPPED, reason=what)
+    if again or cause in (Cause.STOPPED, Cause.RESTARTED, Cause.STOP_TIMEOUT):
+        return Verdict(state=State.STARTING, reason=reasons.and_then(what, reasons.STARTING_AGAIN))
+    if policy.policy is not Policy.ALWAYS and cause is Cause.EXITED:
+        return Verdict(state=State.EXITED, reason=reasons.policy_is(what, policy.policy))
     if permanent:
-        return Verdict(event=Event.GONE_FAILED, reason=what)
+        return Verdict(state=State.FAILED, reason=what)
     if policy.policy is Policy.NEVER:
-        return Verdict(event=Event.GONE_FAILED, reason=f"{what}; the restart policy is never")
-    if len(recent) >= policy.max_restarts:
-        reason = f"{what}; gave up after {len(recent)} restarts within {policy.within_s:g} s"
-        return Verdict(event=Event.GONE_FAILED, reason=reason, delay_s=policy.retry_after_s)
-    delay = backoff_s(policy, len(recent), random.uniform(-1, 1) if noise is None else noise)
-    reason = f"{what}; restart {len(recent) + 1} of {policy.max_restarts} within {policy.within_s:g} s"
-    return Verdict(event=Event.GONE_RETRY, reason=reason, delay_s=delay)
+        return Verdict(state=State.FAILED, reason=reasons.policy_is(what, policy.policy))
+    if recent >= policy.max_restarts:
+        reason = reasons.gave_up(what, recent, policy.within_s)
+        return Verdict(state=State.FAILED, reason=reason, delay_s=policy.retry_after_s)
+    reason = reasons.restart_due(what, recent + 1, policy.max_restarts, policy.within_s)
+    return Verdict(state=State.BACKOFF, reason=reason, delay_s=backoff_s(policy, recent, noise))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from supervisor import settings
 from supervisor.core.model import Exit, Identity, Limits, Params, Run, Usage
+from supervisor.logs.reader import Line, Skipped
 
 OnNotify = Callable[[int, int, Mapping[str, str]], None]
 """Called with a bot_id, a run_id and what its process told by sd_notify: READY, STATUS, WATCHDOG…"""
@@ -28,7 +29,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Takes:
+class KindParams:
     """The parameters of a kind: described one by one, or the JSON Schema of its model."""
 
     params: Sequence[Mapping[str, Any]]
@@ -36,7 +37,7 @@ class Takes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Warmth:
+class KindStatus:
     """What is known of a kind once its modules are imported, and of what keeps them warm."""
 
     warm: bool
@@ -56,6 +57,14 @@ class Process(Protocol):
 
     @property
     def identity(self) -> Identity: ...
+
+    @property
+    def log_start(self) -> int:
+        """Where its output begins in the bot's log."""
+
+    @property
+    def age_s(self) -> float:
+        """For how long it has lived."""
 
     async def wait(self) -> Exit:
         """Returns as soon as the process has ended. May be called again, and from several tasks."""
@@ -82,10 +91,49 @@ class Process(Protocol):
         """Its end is in the ledger: the engine may forget it."""
 
 
+class LogReader(Protocol):
+    """One who reads a log from an offset on. Each call may block."""
+
+    offset: int
+    stop: int | None
+
+    @property
+    def is_done(self) -> bool: ...
+
+    def ended(self, offsets: Iterable[int]) -> None:
+        """Runs ended there: a line before it is complete, newline or not."""
+
+    def read(self) -> Sequence[Line | Skipped]:
+        """What comes next: complete lines; nothing if there is none. Raises OSError."""
+
+
+class Logs(Protocol):
+    """The logs of the bots, wherever their processes run."""
+
+    async def tail(self, bot_id: int, lines: int, *, start: int = 0, end: int | None = None) -> bytes:
+        """The last lines between two offsets. Raises Unavailable."""
+
+    async def size(self, bot_id: int) -> int:
+        """The offset of what is written next. Raises Unavailable."""
+
+    def reader(self, bot_id: int, offset: int) -> LogReader:
+        """A reader that begins at an offset."""
+
+    def watch(self, bot_id: int, on_change: Callable[[], None], on_end: Callable[[int], None]) -> Callable[[], None]:
+        """Call the one when the log has changed or is gone, and once at first; the other with the offset at which a run
+        ended. Both on the caller's event loop. Returns what ends that."""
+
+    def delete(self, bot_id: int) -> None:
+        """Delete the log of a bot that is forgotten."""
+
+    def bots(self) -> set[int]:
+        """The bots that have a log."""
+
+
 class Engine(Protocol):
     """Makes processes and finds those again that were made before."""
 
-    async def warm(self, kind: str) -> Takes:
+    async def warm(self, kind: str) -> KindParams:
         """Returns when a process of this kind can be made: with what it takes. Raises SpawnFailed, permanent or not."""
 
     async def check(self, kind: str, given: Params) -> Params:
@@ -104,11 +152,14 @@ class Engine(Protocol):
     def adopt(self, run: Run) -> Process | None:
         """The process of a run of an earlier supervisor, alive or ended since; None when it cannot be found."""
 
+    def lost(self, run: Run) -> Exit:
+        """The end of a run whose process cannot be found, with what it left in the log."""
+
     def disown(self, claimed: Collection[int]) -> None:
         """Ends the processes of earlier supervisors that belong to none of these runs."""
 
     def forget(self, bot_id: int) -> None:
         """The bot has no process, and none will come soon: what was kept to find one can go."""
 
-    def warmth(self, kind: str) -> Warmth:
+    def kind_status(self, kind: str) -> KindStatus:
         """How warm the kind is, without waiting."""

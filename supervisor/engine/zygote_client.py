@@ -14,6 +14,7 @@ import signal
 import socket
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,13 @@ from supervisor import __version__, settings
 from supervisor.core import errors
 from supervisor.core.model import Cause, Exit, Identity, Params, now_us
 from supervisor.engine import pidfd
-from supervisor.engine.process import LocalProcess
+from supervisor.engine.process import RETRY_S, LocalProcess
+from supervisor.engine.watchdog import Watchdog
+from supervisor.logs import Output
 
 log = logging.getLogger(__name__)
 
+_HOLD_TRIES = 5
 _LINE_LIMIT = 4 << 20
 _spawn = multiprocessing.get_context("spawn")
 
@@ -38,8 +42,22 @@ _MADE_OF = {"target", "command", "params", "preload", "path", "env", "cwd", "rea
 def fingerprint(kind: str, spec: settings.Kind, without_supervisor_s: float | None) -> str:
     """The first part of a zygote's socket name: a kind and what it was made of, our own version included."""
     made_of = spec.model_dump(include=_MADE_OF)
-    digest = hashlib.sha256(f"{__version__} {without_supervisor_s} {made_of!r}".encode()).hexdigest()[:8]
+    digest = hashlib.sha256(f"{__version__} {wire.VERSION} {without_supervisor_s} {made_of!r}".encode()).hexdigest()[:8]
     return f"{kind}.{digest}."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """What the engine is to know of its zygotes, and where its bots' locks and logs are."""
+
+    lock_path: Callable[[int], Path]
+    output: Callable[[int, int], Output]
+    """The output of a bot's run that began at an offset of its log."""
+    born: Callable[[LocalProcess], None]
+    """Called as soon as a zygote tells of a bot that lives."""
+    ended: Callable[[LocalProcess, Zygote | None], None]
+    lost: Callable[[Zygote], None]
+    """Called when a zygote has died or hung up."""
 
 
 class Zygote:
@@ -52,32 +70,24 @@ class Zygote:
         self,
         kind: str,
         socket_path: Path,
-        lock_path: Callable[[int], Path],
-        on_bot: Callable[[LocalProcess, Zygote], None],
-        on_end: Callable[[LocalProcess], None],
+        listener: Listener,
         child: tuple[int, int] | None = None,
     ) -> None:
-        """`lock_path` says where a bot's lock is; `child` are its pid and its pidfd, when it is a child of ours.
-
-        `on_bot` is called as soon as it is told of a bot that lives, `on_end` when one has ended.
-        """
+        """`child` are its pid and its pidfd, when it is a child of ours."""
         self.kind = kind
         self.socket_path = socket_path
         self.is_child = child is not None
         self.pid = child[0] if child else 0
         self._fd = child[1] if child else None
         self.hello: asyncio.Future[wire.Hello] = asyncio.get_running_loop().create_future()
-        # An error that nobody waits for is told by `warmth`, not by asyncio's complaint.
+        # An error that nobody waits for is told by `status`, not by asyncio's complaint.
         self.hello.add_done_callback(lambda f: f.cancelled() or f.exception())
         self.processes: dict[int, LocalProcess] = {}
         self.making_s = 0.0
         """From its start to its first word, when the kind was imported."""
-        self.told = 0
-        """How many messages came from it."""
         self.lost = asyncio.Event()
-        self._lock_path = lock_path
-        self._on_bot = on_bot
-        self._on_end = on_end
+        self._listener = listener
+        self._watchdog = Watchdog(self._is_pending, self._on_silence)
         self._since = asyncio.get_running_loop().time()
         self._pending: dict[int, tuple[asyncio.Future[LocalProcess], tuple[int, int]]] = {}
         """Answers that are due, each with two descriptors that keep places until the new process has its pidfd."""
@@ -90,15 +100,9 @@ class Zygote:
         self._reading: asyncio.Task[None] | None = None
 
     @classmethod
-    async def make(
-        cls,
-        birth: wire.Birth,
-        lock_path: Callable[[int], Path],
-        on_bot: Callable[[LocalProcess, Zygote], None],
-        on_end: Callable[[LocalProcess], None],
-    ) -> Zygote:
-        """Starts a new one. Raises SpawnFailed when no process can be made."""
-        process = _spawn.Process(target=zygote.main, args=(birth,), name=f"zygote {birth.kind}")
+    def start(cls, spec: wire.ZygoteSpec, listener: Listener) -> Zygote:
+        """Start a new one, to be connected to. Raises SpawnFailed when no process can be made."""
+        process = _spawn.Process(target=zygote.main, args=(spec,), name=f"zygote {spec.kind}")
         try:
             process.start()
             assert process.pid is not None
@@ -107,11 +111,12 @@ class Zygote:
             if process.pid is not None:
                 # A child of ours that is not reaped yet: the number is surely its own.
                 os.kill(process.pid, signal.SIGKILL)
-            raise errors.SpawnFailed(f"cannot start the zygote of {birth.kind}: {error.strerror}") from error
-        # The engine reaps all children of the supervisor: multiprocessing need not know of this one.
-        multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
-        path = Path(birth.run_dir) / birth.socket_name
-        return cls(birth.kind, path, lock_path, on_bot, on_end, (process.pid, fd))
+            raise errors.SpawnFailed(f"cannot start the zygote of {spec.kind}: {error.strerror}") from error
+        finally:
+            # The engine reaps all children of the supervisor: multiprocessing need not know of this one.
+            multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
+        path = Path(spec.run_dir) / spec.socket_name
+        return cls(spec.kind, path, listener, (process.pid, fd))
 
     @staticmethod
     def socket_name(prefix: str) -> str:
@@ -130,16 +135,26 @@ class Zygote:
         peer: socket.socket = self._writer.get_extra_info("socket")
         self.pid = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
         if self._fd is None:
-            self._fd = os.pidfd_open(self.pid)
+            try:
+                self._fd = os.pidfd_open(self.pid)
+            except OSError:
+                self.close()
+                raise
         asyncio.get_running_loop().add_reader(self._fd, self._on_death, peer)
         self._reading = asyncio.create_task(self._read(reader), name=f"zygote {self.kind}")
 
-    @property
-    def owes(self) -> bool:
-        """An answer, or the end of a process that has ended."""
-        return bool(self._pending or self._checks) or any(
-            process.over and process.alive for process in self.processes.values()
-        )
+    async def connect_when_up(self) -> None:
+        """Connect to one that was just started. Raises SpawnFailed."""
+        while True:
+            try:
+                return await self.connect()
+            except (FileNotFoundError, ConnectionRefusedError):
+                # It listens within some 30 ms, before it imports anything of the kind.
+                if not self.exists:
+                    raise errors.SpawnFailed(f"the zygote of {self.kind} ended at once") from None
+                await asyncio.sleep(0.005)
+            except OSError as error:
+                raise errors.SpawnFailed(f"cannot reach the zygote of {self.kind}: {error.strerror}") from error
 
     @property
     def is_heard(self) -> bool:
@@ -169,6 +184,7 @@ class Zygote:
         if self._reading is not None:
             self._reading.cancel()
         self._unwatch()
+        self._watchdog.close()
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -196,7 +212,8 @@ class Zygote:
         answer: asyncio.Future[LocalProcess] = asyncio.get_running_loop().create_future()
         self._pending[spawn.run_id] = answer, places
         self._send(spawn)
-        return await asyncio.shield(answer)
+        self._watchdog.watch()
+        return await _held(await asyncio.shield(answer))
 
     def check(self, params: Params) -> asyncio.Future[list[dict[str, Any]]]:
         """What the kind's model finds wrong with the parameters. Raises SpawnFailed when the zygote has ended, and the
@@ -207,6 +224,7 @@ class Zygote:
         answer: asyncio.Future[list[dict[str, Any]]] = asyncio.get_running_loop().create_future()
         self._checks[check_id] = answer
         self._send(wire.Check(check_id=check_id, params=dict(params)))
+        self._watchdog.watch()
         return answer
 
     def acknowledge(self, run_id: int) -> None:
@@ -230,9 +248,12 @@ class Zygote:
         self.lose()
 
     def lose(self) -> None:
-        """It has ended: whoever waits for it, or asks it for something, is told so."""
+        """It has ended, or is as good as dead: all that is pending from it fails, and its bots are ours to wait for."""
+        if self.lost.is_set():
+            return
         self.lost.set()
-        with contextlib.suppress(FileNotFoundError):
+        self._watchdog.close()
+        with contextlib.suppress(OSError):
             self.socket_path.unlink()
         gone = errors.SpawnFailed(f"the zygote of {self.kind} has ended")
         if not self.hello.done():
@@ -249,11 +270,12 @@ class Zygote:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+        self._listener.lost(self)
 
     async def end_session(self) -> None:
         """Once it has died: ends what it had forked and not told of, as far as that is still in its session. Looked for
         once, for all who wait for it. Raises OSError when no descriptor is left."""
-        if self._ending is None:
+        if self._ending is None or (self._ending.done() and self._ending.exception()):
             self._ending = asyncio.create_task(self._end_session(), name=f"end session {self.pid}")
         await asyncio.shield(self._ending)
 
@@ -281,6 +303,17 @@ class Zygote:
         if self._fd is not None:
             asyncio.get_running_loop().remove_reader(self._fd)
 
+    def _is_pending(self) -> bool:
+        """An answer, or the end of a process that has ended."""
+        return bool(self._pending or self._checks) or any(
+            process.over and process.alive for process in self.processes.values()
+        )
+
+    def _on_silence(self) -> None:
+        """It is stopped or stuck. Its bots run on, and what is pending we learn without it."""
+        log.warning("the zygote of %s, pid %s, does not answer: SIGKILL", self.kind, self.pid)
+        self.kill()
+
     def _due(self, run_id: int) -> asyncio.Future[LocalProcess]:
         """The answer that comes now. From here on there is a descriptor for the new process."""
         answer, places = self._pending.pop(run_id)
@@ -289,7 +322,7 @@ class Zygote:
         return answer
 
     def _receive(self, message: wire.Message) -> None:
-        self.told += 1
+        self._watchdog.heard()
         match message:
             case wire.Hello():
                 for values in message.alive:
@@ -313,8 +346,9 @@ class Zygote:
 
     def _alive(self, alive: wire.Alive) -> LocalProcess:
         identity = Identity(pid=alive.pid, start_ticks=alive.start_ticks, inode=alive.inode, boot_id=pidfd.boot_id())
-        process = self._process(alive.bot_id, alive.run_id, identity)
-        self._on_bot(process, self)
+        process = self._process(alive, identity)
+        self._listener.born(process)
+        process.when_over(self._watchdog.watch)
         return process
 
     def _ended(self, ended: wire.Ended) -> None:
@@ -322,7 +356,7 @@ class Zygote:
         if process is None:
             # Ended while no supervisor was there: it has no pid any more, only an end.
             nobody = Identity(pid=0, start_ticks=0, inode=0, boot_id="")
-            process = self._process(ended.bot_id, ended.run_id, nobody)
+            process = self._process(ended, nobody)
         process.ended(
             Exit(
                 exit_code=ended.exit_code,
@@ -336,12 +370,33 @@ class Zygote:
                 detail="was stopped by its zygote, which had no supervisor for too long" if ended.asked else "",
             )
         )
-        self._on_end(process)
+        self._listener.ended(process, self)
 
-    def _process(self, bot_id: int, run_id: int, identity: Identity) -> LocalProcess:
-        process = LocalProcess(bot_id, run_id, identity, self._lock_path(bot_id), self.acknowledge)
+    def _process(self, told: wire.Alive | wire.Ended, identity: Identity) -> LocalProcess:
+        bot_id, run_id = told.bot_id, told.run_id
+        lock_path = self._listener.lock_path(bot_id)
+        output = self._listener.output(bot_id, told.log_start)
+        process = LocalProcess(bot_id, run_id, identity, lock_path, output, self.acknowledge)
         self.processes[run_id] = process
         return process
+
+
+async def _held(process: LocalProcess) -> LocalProcess:
+    """The process that was just made, with its pidfd. Raises SpawnFailed when there is no descriptor for that, once the
+    process is ended again."""
+    for _ in range(_HOLD_TRIES):
+        try:
+            # False: it has ended again, and how is about to be told.
+            process.hold()
+            return process
+        except OSError as error:
+            why = error.strerror
+            await asyncio.sleep(RETRY_S)
+    process.kill()
+    process.acknowledge()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(process.sweep(), pidfd.KILLED_S)
+    raise errors.SpawnFailed(f"the supervisor has no descriptor left: {why}")
 
 
 def lost_exit(detail: str) -> Exit:

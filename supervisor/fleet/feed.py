@@ -12,10 +12,11 @@ import functools
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeVar
 
-from supervisor import logs
 from supervisor.core import errors
 from supervisor.core.model import Entry, Event, Run
-from supervisor.fleet.actor import Logs
+from supervisor.engine.protocol import LogReader, Logs
+from supervisor.fleet.roster import Roster
+from supervisor.logs import Line, Skipped
 from supervisor.store import Ledger
 
 T = TypeVar("T")
@@ -86,8 +87,8 @@ async def entries(
 
 
 async def lines(
-    ledger: Ledger, follower: Logs, reader: logs.Reader, *, bot_id: int, run: Run | None
-) -> AsyncGenerator[logs.Line | logs.Skipped | None, None]:
+    ledger: Ledger, logs: Logs, reader: LogReader, *, bot_id: int, run: Run | None
+) -> AsyncGenerator[Line | Skipped | None, None]:
     """What the reader finds in the log of a bot, until that is deleted; with a run, until all of its output is read.
 
     None says that nothing has come for `IDLE_S`.
@@ -99,14 +100,14 @@ async def lines(
         news.tell()
 
     # First, so that nothing comes between.
-    unwatch = follower.watch(bot_id, news.tell, on_end)
+    unwatch = logs.watch(bot_id, news.tell, on_end)
     try:
         reader.ended(await _read(lambda: ledger.log_ends(bot_id, reader.offset)))
         waited = False
         while True:
             if run is not None and reader.stop is None:
                 # It is the one that goes on, so the next to end.
-                reader.stop = ends[0] if ends else await _read(functools.partial(_end_of, ledger, run, reader))
+                reader.stop = ends[0] if ends else await _read(functools.partial(_end_of, ledger, logs, run))
             reader.ended(ends)
             ends.clear()
             found = await _read(lambda: asyncio.to_thread(reader.read))
@@ -126,14 +127,63 @@ async def _read(reading: Callable[[], Awaitable[T]]) -> T:
     while True:
         try:
             return await reading()
-        except (errors.LedgerUnavailable, OSError):
+        except (errors.Unavailable, OSError):
             await asyncio.sleep(RETRY_S)
 
 
-async def _end_of(ledger: Ledger, run: Run, reader: logs.Reader) -> int | None:
+async def _end_of(ledger: Ledger, logs: Logs, run: Run) -> int | None:
     """Where the output of a run ended; None while it goes on."""
     now = await ledger.run(run.run_id)
     if now is None or (now.cause is not None and now.log_end is None):
         # Nobody saw it.
-        return await asyncio.to_thread(logs.size, reader.path)
+        return await logs.size(run.bot_id)
     return now.log_end
+
+
+class Feeds:
+    """What can be read and followed of bots: their events and their logs."""
+
+    def __init__(self, ledger: Ledger, logs: Logs, roster: Roster) -> None:
+        self._ledger = ledger
+        self._logs = logs
+        self._roster = roster
+
+    def entries(self, *, since: int | None, bot_id: int | None) -> AsyncGenerator[Entry | None, None]:
+        """The feed of events, see `entries`."""
+        return entries(self._ledger, since=since, bot_id=bot_id)
+
+    async def log_tail(self, bot_id: int, *, tail: int, run_id: int | None = None) -> bytes:
+        """The last lines of a bot's log, or of one run of it. Raises UnknownBot, UnknownRun, Unavailable."""
+        run = await self._run_of(bot_id, run_id)
+        return await self._logs.tail(bot_id, tail, start=await self._start(run), end=run.log_end if run else None)
+
+    async def log_lines(
+        self, bot_id: int, *, tail: int, offset: int | None, run_id: int | None
+    ) -> AsyncGenerator[Line | Skipped | None, None]:
+        """The lines of a bot's log, or of one run of it: from an offset on, or the last ones, and then each that comes;
+        see `lines`. Raises UnknownBot, UnknownRun, Unavailable."""
+        run = await self._run_of(bot_id, run_id)
+        start = await self._start(run)
+        if offset is None:
+            end = await self._logs.size(bot_id) if run is None or run.log_end is None else run.log_end
+            offset = end - len(await self._logs.tail(bot_id, tail, start=start, end=end))
+        reader = self._logs.reader(bot_id, max(offset, start))
+        return lines(self._ledger, self._logs, reader, bot_id=bot_id, run=run)
+
+    async def _start(self, run: Run | None) -> int:
+        """Where the output of a run begins: of one that has no process yet, at the end of the log."""
+        if run is None:
+            return 0
+        is_alive = run.identity is not None or run.cause is not None
+        return run.log_start if is_alive else await self._logs.size(run.bot_id)
+
+    async def _run_of(self, bot_id: int, run_id: int | None) -> Run | None:
+        """The run, which is to be one of the bot, or to be none. Raises UnknownBot, UnknownRun."""
+        if run_id is None:
+            if self._roster.find(bot_id) is None:
+                await self._roster.row(bot_id)
+            return None
+        run = await self._ledger.run(run_id)
+        if run is None or run.bot_id != bot_id:
+            raise errors.UnknownRun(f"bot {bot_id} has no run {run_id}", bot_id=bot_id)
+        return run

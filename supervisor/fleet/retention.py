@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from supervisor.core import errors
 from supervisor.core.model import now_us
+from supervisor.engine.protocol import Logs
 from supervisor.store import Ledger
 
 log = logging.getLogger(__name__)
@@ -32,17 +33,15 @@ class Retention:
         self,
         *,
         ledger: Ledger,
-        log_dir: Path,
+        logs: Logs,
         bots_dir: Path,
-        forget_log: Callable[[int], None],
         keep_runs_days: float | None,
         keep_runs: int | None,
     ) -> None:
         """`keep_runs_days`: after its end; `keep_runs`: the newest of each bot. None: for ever."""
         self._ledger = ledger
-        self._log_dir = log_dir
+        self._logs = logs
         self._bots_dir = bots_dir
-        self._forget_log = forget_log
         self._keep_runs_days = keep_runs_days
         self._keep_runs = keep_runs
 
@@ -86,13 +85,12 @@ class Retention:
 
         What is of a bot that the ledger does not know stays: the ledger may be one from a backup.
         """
-        left = await asyncio.to_thread(_bots_in, self._log_dir, self._bots_dir)
+        left = await asyncio.to_thread(lambda: self._logs.bots() | _bots_in(self._bots_dir))
         for bot_id in await self._ledger.forgotten_bots(sorted(left)):
-            self._forget_log(bot_id)
+            self._logs.delete(bot_id)
             await asyncio.to_thread(shutil.rmtree, self._bots_dir / str(bot_id), ignore_errors=True)
 
 
-def _bots_in(log_dir: Path, bots_dir: Path) -> set[int]:
-    """The bots that have a log or data of their own."""
-    found = [*log_dir.glob("*.log"), *bots_dir.glob("*")]
-    return {int(path.stem) for path in found if path.stem.isascii() and path.stem.isdecimal()}
+def _bots_in(bots_dir: Path) -> set[int]:
+    """The bots that have data of their own."""
+    return {int(path.name) for path in bots_dir.glob("*") if path.name.isascii() and path.name.isdecimal()}

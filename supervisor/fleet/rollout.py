@@ -54,7 +54,7 @@ async def restart(
 
 
 async def _found(fleet: Fleet, query: BotQuery) -> Sequence[int]:
-    return [bot.bot_id for bot in await fleet.bots(query)]
+    return [bot.bot_id for bot in await fleet.listing.bots(query)]
 
 
 async def _each(fleet: Fleet, bot_ids: Sequence[int], command: Command, good: frozenset[State]) -> Sequence[Outcome]:
@@ -75,7 +75,7 @@ async def _each(fleet: Fleet, bot_ids: Sequence[int], command: Command, good: fr
 async def _as_it_is(fleet: Fleet, bot_id: int, detail: str) -> Outcome:
     """The outcome for a bot with which it was not done, for the reason `detail`."""
     try:
-        state = (await fleet.bot(bot_id)).state
+        state = (await fleet.listing.bot(bot_id)).state
     except errors.Problem:
         # It was forgotten meanwhile, or the ledger cannot be read.
         state = None

@@ -6,18 +6,22 @@ to the file system: what was there reads as a hole, and everything behind it kee
 system cannot make holes is a file truncated instead, and its offsets begin again at 0.
 """
 
+from supervisor.logs.bot_logs import BotLogs, LastWords, Output
 from supervisor.logs.bounded import log_path, size
 from supervisor.logs.console import Console, ConsoleHandler
 from supervisor.logs.follower import Follower
 from supervisor.logs.reader import Line, Reader, Skipped
-from supervisor.logs.tail import lines_of, tail
+from supervisor.logs.tails import lines_of, tail
 from supervisor.logs.text import safe
 
 __all__ = [
+    "BotLogs",
     "Console",
     "ConsoleHandler",
     "Follower",
+    "LastWords",
     "Line",
+    "Output",
     "Reader",
     "Skipped",
     "lines_of",

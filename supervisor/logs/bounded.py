@@ -7,6 +7,7 @@ import errno
 import functools
 import logging
 import os
+import stat
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -29,9 +30,22 @@ def log_path(log_dir: Path, bot_id: int) -> Path:
 def size(path: Path) -> int:
     """The size of a log in bytes, which is the offset of what is written next; 0 when there is no such file."""
     try:
-        return path.stat().st_size
+        return os.lstat(path).st_size
     except FileNotFoundError:
         return 0
+
+
+def open_log(path: Path, flags: int) -> int:
+    """Open a log. A bot owns its log and may put anything in its place, so only a regular file is one, and links are
+    not followed. Raises OSError."""
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def punch(fd: int, start: int, end: int) -> None:
@@ -61,7 +75,7 @@ class LogFile:
 
     def __init__(self, path: Path, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
-        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        self._fd = open_log(path, os.O_RDWR)
         self.size = 0
         self.start = 0
         try:

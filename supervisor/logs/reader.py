@@ -53,7 +53,7 @@ class Reader:
         Raises OSError, and then is where it was.
         """
         try:
-            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            fd = bounded.open_log(self.path, os.O_RDONLY)
         except FileNotFoundError:
             return []
         before = self.offset, self._ends

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from peewee import SQL, IntegrityError, SqliteDatabase, fn
 
-from supervisor.core import errors, model
+from supervisor.core import errors, model, terms
 from supervisor.store import tables
 from supervisor.store.tables import Bot
 
@@ -29,6 +29,7 @@ def insert(db: SqliteDatabase, new: model.NewBot, idempotency_key: str | None = 
         grace_s=new.grace_s,
         limits=new.limits,
         schedule=new.schedule,
+        overrides=new.overrides,
         goal=model.Goal.UP,
         state=model.State.STARTING,
         reason="asked to start",
@@ -50,6 +51,7 @@ def insert(db: SqliteDatabase, new: model.NewBot, idempotency_key: str | None = 
         "idempotency_key": f"{idempotency_key} {number}" if idempotency_key and number else idempotency_key,
         "limits": dataclasses.asdict(bot.limits),
         "schedule": bot.schedule and dataclasses.asdict(bot.schedule),
+        "overrides": bot.overrides,
     }
     try:
         bot_id = tables.insert(db, Bot, row)
@@ -62,6 +64,27 @@ def insert(db: SqliteDatabase, new: model.NewBot, idempotency_key: str | None = 
 
 def count_restarts(db: SqliteDatabase, bot_id: int, restarts: int) -> None:
     tables.update(db, Bot, bot_id, {"restarts": restarts})
+
+
+def set_terms(db: SqliteDatabase, bot: model.Bot) -> None:
+    """Write what holds for a bot from now on."""
+    row = {
+        "restart": dataclasses.asdict(bot.restart),
+        "grace_s": bot.grace_s,
+        "limits": dataclasses.asdict(bot.limits),
+        "schedule": bot.schedule and dataclasses.asdict(bot.schedule),
+    }
+    tables.update(db, Bot, bot.bot_id, row)
+
+
+def set_overrides(db: SqliteDatabase, overrides: Mapping[int, model.Overrides]) -> None:
+    for bot_id, own in overrides.items():
+        tables.update(db, Bot, bot_id, {"overrides": own})
+
+
+def without_overrides(db: SqliteDatabase) -> list[model.Bot]:
+    """The bots of which an earlier version did not say which settings are their own."""
+    return _values(db, _REMEMBERED & Bot.overrides.is_null())
 
 
 def forget(db: SqliteDatabase, bot_id: int, at: int, *, free_key: bool) -> None:
@@ -126,8 +149,7 @@ def _values(db: SqliteDatabase, condition: Any, *, limit: int | None = None) -> 
 def _value(row: tuple[Any, ...]) -> model.Bot:
     """The value of a row with all the columns of the table."""
     bot_id, kind, params, name, labels, restart, grace_s, goal, state, reason, restarts, created_at, *more = row
-    last_exit, _, _, limits, schedule = more
-    policy = json.loads(restart)
+    last_exit, _, _, limits, schedule, overrides = more
     end = None if last_exit is None else json.loads(last_exit)
     return model.Bot(
         bot_id=bot_id,
@@ -135,7 +157,7 @@ def _value(row: tuple[Any, ...]) -> model.Bot:
         params=json.loads(params),
         name=name,
         labels=json.loads(labels),
-        restart=model.RestartPolicy(**{**policy, "policy": model.Policy(policy["policy"])}),
+        restart=terms.policy(json.loads(restart), model.RestartPolicy()),
         grace_s=grace_s,
         goal=model.Goal(goal),
         state=model.State(state),
@@ -143,20 +165,7 @@ def _value(row: tuple[Any, ...]) -> model.Bot:
         restarts=restarts,
         created_at=created_at,
         last_exit=end and model.LastExit(**{**end, "cause": model.Cause(end["cause"])}),
-        limits=model.Limits() if limits is None else _limits(json.loads(limits)),
-        schedule=None if schedule is None else _schedule(json.loads(schedule)),
-    )
-
-
-def _limits(values: dict[str, Any]) -> model.Limits:
-    affinity = values.get("cpu_affinity")
-    return model.Limits(**{**values, "cpu_affinity": None if affinity is None else tuple(affinity)})
-
-
-def _schedule(values: dict[str, Any]) -> model.Schedule:
-    return model.Schedule(
-        cron=values["cron"],
-        timezone=values["timezone"],
-        overlap=model.Overlap(values["overlap"]),
-        missed=model.Missed(values["missed"]),
+        limits=terms.limits(json.loads(limits or "{}"), model.Limits()),
+        schedule=None if schedule is None else terms.schedule(json.loads(schedule)),
+        overrides=json.loads(overrides or "{}"),
     )

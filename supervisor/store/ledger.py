@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -140,9 +140,7 @@ class Ledger:
             for number, event_id in enumerate(event_ids):
                 bot, run_id = bots.insert(db, new, idempotency_key, number), None
                 if started_at is not None and may_start(db):
-                    run_id = runs.insert(
-                        db, bot.bot_id, kind=bot.kind, params=bot.params, started_at=started_at, log_start=0
-                    )
+                    run_id = runs.insert(db, bot.bot_id, kind=bot.kind, params=bot.params, started_at=started_at)
                     events.append(db, event_of(event_id, bot, run_id, started_at))
                 made.append((bot, run_id))
             return made, True
@@ -182,7 +180,6 @@ class Ledger:
         kind: str,
         params: model.Params,
         started_at: int,
-        log_start: int,
         restarts: int,
         budget: model.Budget | None = None,
     ) -> int:
@@ -196,7 +193,7 @@ class Ledger:
             if budget is not None:
                 budgets.take(db, budget)
             bots.count_restarts(db, bot_id, restarts)
-            return runs.insert(db, bot_id, kind=kind, params=params, started_at=started_at, log_start=log_start)
+            return runs.insert(db, bot_id, kind=kind, params=params, started_at=started_at)
 
         return await self._writer.command(write)
 
@@ -245,9 +242,17 @@ class Ledger:
 
     # Facts
 
-    def set_identity(self, run_id: int, identity: model.Identity) -> asyncio.Future[None]:
-        """Say which process the run is."""
-        return self._writer.fact(lambda db: runs.identify(db, run_id, identity))
+    def identify_run(self, run_id: int, identity: model.Identity, log_start: int) -> asyncio.Future[None]:
+        """Say which process the run is, and where its output begins."""
+        return self._writer.fact(lambda db: runs.identify(db, run_id, identity, log_start))
+
+    def set_terms(self, bot: model.Bot) -> asyncio.Future[None]:
+        """Say which terms hold for a bot from now on."""
+        return self._writer.fact(lambda db: bots.set_terms(db, bot))
+
+    def set_overrides(self, overrides: Mapping[int, model.Overrides]) -> asyncio.Future[None]:
+        """Say what bots say themselves, by their ids."""
+        return self._writer.fact(lambda db: bots.set_overrides(db, overrides))
 
     def set_ready(self, run_id: int, ready_at: int) -> asyncio.Future[None]:
         """Say since when the run is ready."""
@@ -260,15 +265,9 @@ class Ledger:
         exit: model.Exit,
         cause: model.Cause,
         detail: str,
-        log_end: int | None,
-        last_lines: tuple[str, ...],
     ) -> asyncio.Future[None]:
         """Say how the run ended. A run that is closed already stays as it is."""
-        return self._writer.fact(
-            lambda db: runs.close(
-                db, run_id, exit=exit, cause=cause, detail=detail, log_end=log_end, last_lines=last_lines
-            )
-        )
+        return self._writer.fact(lambda db: runs.close(db, run_id, exit=exit, cause=cause, detail=detail))
 
     def sweep_run(self, run_id: int, killed: int) -> asyncio.Future[None]:
         """Raise the run's number of descendants that had to be killed, if it is lower, also after its end."""
@@ -319,6 +318,10 @@ class Ledger:
     async def bots_to_settle(self) -> list[model.Bot]:
         """The bots that are wanted up or in an active state, lowest id first."""
         return await self._read(bots.to_settle)
+
+    async def bots_without_overrides(self) -> list[model.Bot]:
+        """The bots of an earlier version, which did not say which of their settings are their own."""
+        return await self._read(bots.without_overrides)
 
     async def open_runs(self) -> list[model.Run]:
         """The runs whose end is not known, oldest first."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from peewee import SQL, Expression, SqliteDatabase
 
-from supervisor.core import model, restart
+from supervisor.core import model, reasons, restart
 from supervisor.store import crashes, tables
 from supervisor.store.tables import Run
 
@@ -19,7 +19,7 @@ _OPEN = Run.cause.is_null()
 _BY_CAUSE = [_OPEN, *(Run.cause == cause for cause in model.Cause)]
 
 
-def insert(db: SqliteDatabase, bot_id: int, *, kind: str, params: model.Params, started_at: int, log_start: int) -> int:
+def insert(db: SqliteDatabase, bot_id: int, *, kind: str, params: model.Params, started_at: int) -> int:
     """Open a run; its id."""
     row = {
         "bot_id": bot_id,
@@ -28,14 +28,15 @@ def insert(db: SqliteDatabase, bot_id: int, *, kind: str, params: model.Params, 
         "started_at": started_at,
         "detail": "",
         "descendants_killed": 0,
-        "log_start": log_start,
+        "log_start": 0,
         "last_lines": (),
     }
     return tables.insert(db, Run, row)
 
 
-def identify(db: SqliteDatabase, run_id: int, identity: model.Identity) -> None:
-    tables.update(db, Run, run_id, dataclasses.asdict(identity))
+def identify(db: SqliteDatabase, run_id: int, identity: model.Identity, log_start: int) -> None:
+    """Say which process a run is, and where its output begins in the bot's log."""
+    tables.update(db, Run, run_id, {**dataclasses.asdict(identity), "log_start": log_start})
 
 
 def mark_ready(db: SqliteDatabase, run_id: int, ready_at: int) -> None:
@@ -49,20 +50,18 @@ def close(
     exit: model.Exit,
     cause: model.Cause,
     detail: str,
-    log_end: int | None,
-    last_lines: tuple[str, ...],
 ) -> None:
     """Say how a run ended, unless that is known already."""
     row = {
         "ended_at": exit.ended_at,
         "exit_code": exit.exit_code,
-        "signal": None if exit.signal is None else restart.signal_name(exit.signal),
+        "signal": None if exit.signal is None else reasons.signal_name(exit.signal),
         "cause": cause,
         "detail": detail,
         "cpu_seconds": exit.cpu_seconds,
         "max_rss_bytes": exit.max_rss_bytes,
-        "log_end": log_end,
-        "last_lines": last_lines,
+        "log_end": exit.log_end,
+        "last_lines": exit.last_lines,
         "raised": exit.raised and dataclasses.asdict(exit.raised),
         "fingerprint": restart.fingerprint(cause, exit),
     }
@@ -201,6 +200,7 @@ def _value(row: tuple[Any, ...]) -> model.Run:
         last_lines,
         raised,
         fingerprint,
+        node,
     ) = rest
     identity = None
     if pid is not None:
@@ -226,4 +226,5 @@ def _value(row: tuple[Any, ...]) -> model.Run:
         last_lines=tuple(json.loads(last_lines)),
         raised=None if raised is None else model.Raised(**json.loads(raised)),
         fingerprint=fingerprint,
+        node=node,
     )

@@ -37,7 +37,11 @@ class Json(TextField):
 
 
 class Bot(Model):
-    """`forgotten_at`: since when nobody can see the bot; its runs stay, its name is free, its id and key are not."""
+    """`forgotten_at`: since when nobody can see the bot; its runs stay, its name is free, its id and key are not.
+
+    `overrides` is what the bot says itself; `restart`, `grace_s`, `limits` and `schedule` are what held at its latest
+    start.
+    """
 
     bot_id = AutoIncrementField()
     kind = Text()
@@ -56,6 +60,7 @@ class Bot(Model):
     idempotency_key = Text(null=True, unique=True)
     limits = Json(null=True)
     schedule = Json(null=True)
+    overrides = Json(null=True)
 
     class Meta:
         strict_tables = True
@@ -87,6 +92,7 @@ class Run(Model):
     last_lines = Json()
     raised = Json(null=True)
     fingerprint = Text(null=True)
+    node = Text(null=True)
 
     class Meta:
         strict_tables = True

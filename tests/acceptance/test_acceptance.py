@@ -29,7 +29,7 @@ BOT = {
     "goal": str, "state": str, "reason": str, "pid": int, "run_id": int, "started_at": str, "ready_at": str,
     "uptime_s": float, "restarts": int, "next_start_at": type(None), "cpu_percent": float, "rss_bytes": int,
     "threads": int, "descendants": int, "heartbeat_age_s": type(None), "status": type(None), "last_exit": type(None),
-    "limits": dict, "schedule": type(None), "overrides": dict, "created_at": str, "waiting_for": type(None),
+    "limits": dict, "schedule": type(None), "created_at": str, "overrides": dict, "waiting_for": type(None),
     "frozen": bool, "node": type(None),
 }  # fmt: skip
 """The fields of a running bot, and what is in them."""

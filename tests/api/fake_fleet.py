@@ -28,6 +28,7 @@ class FakeFleet:
 
     def __init__(self) -> None:
         self.metrics = Metrics()
+        self.catalogue = self.listing = self.feeds = self.ledger = self
         self.kinds_ = {name: settings.Kind(target=f"bots:{name}") for name in PARAMETERS}
         self.reset()
 
@@ -199,7 +200,7 @@ class FakeFleet:
     async def log_lines(
         self, bot_id: int, *, tail: int, offset: int | None, run_id: int | None
     ) -> AsyncGenerator[logs.Line | logs.Skipped | None, None]:
-        log = await self.log_tail(bot_id, lines=tail, run_id=run_id)
+        log = await self.log_tail(bot_id, tail=tail, run_id=run_id)
 
         async def lines() -> AsyncGenerator[logs.Line | logs.Skipped | None, None]:
             end = 0
@@ -210,11 +211,11 @@ class FakeFleet:
 
         return lines()
 
-    async def log_tail(self, bot_id: int, *, lines: int, run_id: int | None = None) -> bytes:
+    async def log_tail(self, bot_id: int, *, tail: int, run_id: int | None = None) -> bytes:
         await self.view(bot_id)
-        return b"".join(self.log.splitlines(keepends=True)[-lines:])
+        return b"".join(self.log.splitlines(keepends=True)[-tail:])
 
-    async def levels(self) -> Levels:
+    async def levels(self, *, per_bot: bool) -> Levels:
         return Levels(
             bots={(kind, state): 0 for kind in self.kinds_ for state in model.State},
             warm=dict.fromkeys(self.kinds_, True),

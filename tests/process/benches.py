@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from supervisor import settings
+from supervisor import logs, settings
 from supervisor.core.model import Identity, Run
 from supervisor.engine.local import LocalEngine
 from supervisor.engine.protocol import Engine, Order, Process
@@ -97,7 +98,12 @@ class LocalBench(Bench):
         data_dir.mkdir(parents=True, exist_ok=True)
         # Kinds that the engine knows when it is opened are warmed at once; most tests need one of all.
         self._kinds = dict(kinds_ or {})
-        self.engine = LocalEngine(data_dir, self._kinds, self.note)
+        log_dir = data_dir / "logs"
+        log_dir.mkdir(mode=0o700, exist_ok=True)
+        with open(os.devnull, "wb") as nowhere:
+            self._console = logs.Console(nowhere.fileno())
+        self._follower = logs.Follower(log_dir, self._console, limit_bytes=1 << 30)
+        self.engine = LocalEngine(data_dir, self._kinds, self.note, logs.BotLogs(log_dir, self._follower))
 
     async def open(self) -> LocalBench:
         await self.engine.open()
@@ -106,8 +112,12 @@ class LocalBench(Bench):
         return self
 
     async def close(self) -> None:
-        await super().close()
-        await self.engine.close()
+        try:
+            await super().close()
+            await self.engine.close()
+        finally:
+            self._follower.close()
+            self._console.close(1)
 
     def add(self, targets: Mapping[str, str], path: tuple[Path, ...]) -> None:
         for name, target in targets.items():

@@ -28,11 +28,11 @@ ROOT = Path(__file__).parent.parent.parent
 _SCRIPT = """
 import json, os, sys
 from botproc import wire, zygote
-birth = json.loads(sys.argv[1])
+spec = json.loads(sys.argv[1])
 zygote._LONELY_S = float(sys.argv[2])
 if uid := int(sys.argv[3]):
     os.setuid(uid)
-zygote.main(wire.Birth(**{k: tuple(v) if isinstance(v, list) else v for k, v in birth.items()}))
+zygote.main(wire.ZygoteSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}))
 """
 
 
@@ -60,7 +60,7 @@ class ZygoteClient:
         self.grace_s = grace_s
         self.socket_path = directory / f"{self.kind}.sock"
         self.log_path = directory / f"{self.kind}.log"
-        birth = wire.Birth(
+        spec = wire.ZygoteSpec(
             kind=self.kind,
             target=target,
             command=(),
@@ -77,7 +77,7 @@ class ZygoteClient:
             ready_at_start=ready_at_start,
             heartbeat_s=heartbeat_s,
         )
-        argv = [sys.executable, "-c", _SCRIPT, json.dumps(dataclasses.asdict(birth)), str(lonely_s), str(uid)]
+        argv = [sys.executable, "-c", _SCRIPT, json.dumps(dataclasses.asdict(spec)), str(lonely_s), str(uid)]
         # Buffered as usual, whatever the tests were started with.
         env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
         self.process = subprocess.Popen(argv, cwd=ROOT, env=env, preexec_fn=preexec)

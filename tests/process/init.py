@@ -24,7 +24,7 @@ async def supervise(data_dir: Path, kind: str, bots: int) -> None:
     for bot_id in range(1, bots + 1):
         process = await bench.start(kind, bot_id)
         print(json.dumps(dataclasses.asdict(process.identity)), flush=True)
-    print(json.dumps(bench.engine.warmth(kind).pid), flush=True)
+    print(json.dumps(bench.engine.kind_status(kind).pid), flush=True)
     await asyncio.sleep(600)
 
 

@@ -28,11 +28,11 @@ async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 
 async def test_a_kind_is_cold_until_it_is_warmed(bench: Bench) -> None:
-    before = bench.engine.warmth("counter")
+    before = bench.engine.kind_status("counter")
     assert (before.warm, before.pid, before.description) == (False, None, "")
     assert before.reason
     await bench.engine.warm("counter")
-    after = bench.engine.warmth("counter")
+    after = bench.engine.kind_status("counter")
     assert after.warm
     assert after.pid is not None
     assert after.import_s is not None
@@ -45,9 +45,9 @@ async def test_a_kind_is_cold_until_it_is_warmed(bench: Bench) -> None:
 
 async def test_to_warm_again_changes_nothing(bench: Bench) -> None:
     await asyncio.gather(*(bench.engine.warm("sleeps") for _ in range(3)))
-    pid = bench.engine.warmth("sleeps").pid
+    pid = bench.engine.kind_status("sleeps").pid
     await bench.engine.warm("sleeps")
-    assert bench.engine.warmth("sleeps").pid == pid
+    assert bench.engine.kind_status("sleeps").pid == pid
 
 
 async def test_a_kind_that_cannot_be_imported_fails_for_good(bench: Bench) -> None:
@@ -55,9 +55,9 @@ async def test_a_kind_that_cannot_be_imported_fails_for_good(bench: Bench) -> No
         with pytest.raises(errors.SpawnFailed, match="RuntimeError: no configuration") as failed:
             await bench.engine.warm("broken")
         assert failed.value.permanent
-    warmth = bench.engine.warmth("broken")
-    assert not warmth.warm
-    assert "RuntimeError: no configuration" in warmth.reason
+    status = bench.engine.kind_status("broken")
+    assert not status.warm
+    assert "RuntimeError: no configuration" in status.reason
 
 
 async def test_an_unknown_kind_fails_for_good(bench: Bench) -> None:
@@ -65,7 +65,7 @@ async def test_an_unknown_kind_fails_for_good(bench: Bench) -> None:
     with pytest.raises(errors.SpawnFailed) as failed:
         await bench.engine.warm("unheard-of")
     assert failed.value.permanent
-    assert not bench.engine.warmth("unheard-of").warm
+    assert not bench.engine.kind_status("unheard-of").warm
 
 
 async def test_warming_may_be_cancelled_and_asked_for_again(bench: Bench) -> None:
@@ -74,7 +74,7 @@ async def test_warming_may_be_cancelled_and_asked_for_again(bench: Bench) -> Non
     warming.cancel()
     await asyncio.gather(warming, return_exceptions=True)
     await bench.engine.warm("sleeps")
-    assert bench.engine.warmth("sleeps").warm
+    assert bench.engine.kind_status("sleeps").warm
 
 
 # ---- spawn

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -43,7 +44,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[LocalBench]:
 
 
 def zygote_pid(bench: LocalBench, kind: str) -> int:
-    pid = bench.engine.warmth(kind).pid
+    pid = bench.engine.kind_status(kind).pid
     assert pid is not None
     return pid
 
@@ -51,7 +52,7 @@ def zygote_pid(bench: LocalBench, kind: str) -> int:
 async def is_replaced(bench: LocalBench, kind: str, before: int) -> None:
     """Waits until another zygote is warm, for which nobody has asked. It is made when the one before is ten times as
     old as its making took: on a busy machine after ten seconds."""
-    await until(lambda: bench.engine.warmth(kind).warm and zygote_pid(bench, kind) != before, limit_s=60)
+    await until(lambda: bench.engine.kind_status(kind).warm and zygote_pid(bench, kind) != before, limit_s=60)
 
 
 # ---- a zygote dies
@@ -357,6 +358,38 @@ async def test_bots_are_found_though_supervisor_and_zygote_died(
         await bench.close()
 
 
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("options", ["-a", "-al"])
+async def test_a_copy_of_a_data_directory_leaves_the_bots_of_the_original_alone(
+    tmp_path: Path, known: bool, options: str
+) -> None:
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    original.mkdir()
+    earlier = Earlier(original, "sleeps", 3)
+    try:
+        subprocess.run(["cp", options, original, copy], check=True)
+        if options == "-al":
+            # A file that is written is one of the copy's own, as with a file system that copies on write.
+            for lock in (copy / "run" / "locks").iterdir():
+                text = lock.read_text()
+                lock.unlink()
+                lock.write_text(text)
+            shutil.rmtree(copy / "logs")
+        bench = await reopened(copy)
+        try:
+            for order, identity in zip(earlier.orders, earlier.bots, strict=True):
+                assert bench.engine.adopt(run_of(order, identity if known else None)) is None
+            bench.engine.disown(())
+            process = await bench.start("sleeps", 1)
+            assert psutil.Process(process.identity.pid).ppid() != earlier.zygote.pid
+        finally:
+            await bench.close()
+        assert all(psutil.Process(bot.pid).ppid() == earlier.zygote.pid for bot in earlier.bots)
+        assert earlier.supervisor.is_running()
+    finally:
+        earlier.close()
+
+
 async def test_an_engine_that_is_only_let_go_of_leaves_its_zygotes_their_sockets(tmp_path: Path) -> None:
     """As when an exception ends the supervisor: all tasks are cancelled, nothing is closed."""
     script = """
@@ -367,7 +400,7 @@ from tests.process.benches import LocalBench
 async def main():
     bench = await LocalBench(Path(sys.argv[1])).open()
     await bench.start("sleeps")
-    print(bench.engine.warmth("sleeps").pid, flush=True)
+    print(bench.engine.kind_status("sleeps").pid, flush=True)
 
 asyncio.run(main())
 """
@@ -475,8 +508,8 @@ async def test_a_lock_that_is_held_is_not_forgotten(bench: LocalBench) -> None:
 async def test_close_ends_a_zygote_that_imports(tmp_path: Path) -> None:
     bench = await LocalBench(tmp_path, kinds({"slow": "slow_import:main"})).open()
     warming = asyncio.create_task(bench.engine.warm("slow"))
-    await until(lambda: bench.engine.warmth("slow").reason == "importing")
-    assert not bench.engine.warmth("slow").warm
+    await until(lambda: bench.engine.kind_status("slow").reason == "importing")
+    assert not bench.engine.kind_status("slow").warm
     async with asyncio.timeout(3):
         await bench.close()
     assert isinstance((await asyncio.gather(warming, return_exceptions=True))[0], errors.SpawnFailed)
@@ -517,7 +550,7 @@ async def test_an_import_that_kills_the_zygote_fails_for_now(tmp_path: Path) -> 
         with pytest.raises(errors.SpawnFailed, match="ended") as failed:
             await bench.engine.warm("deadly")
         assert not failed.value.permanent
-        pid = bench.engine.warmth("deadly").pid
+        pid = bench.engine.kind_status("deadly").pid
         await until(lambda: pid is None or not psutil.pid_exists(pid))
     finally:
         await bench.close()
@@ -529,14 +562,14 @@ async def test_a_zygote_that_dies_when_it_is_warm_keeps_no_processor_busy(tmp_pa
     await bench.open()
     try:
         # Killed by us: a timer of its own may be over before it is warm.
-        await until(lambda: bench.engine.warmth("mayfly").warm)
+        await until(lambda: bench.engine.kind_status("mayfly").warm)
         before = zygote_pid(bench, "mayfly")
         os.kill(before, signal.SIGKILL)
         await is_replaced(bench, "mayfly", before)
         first, second = map(float, (bench.data_dir / "kinds" / "mayfly.log").read_text().split())
         assert second - first > 0.6
         os.kill(zygote_pid(bench, "mayfly"), signal.SIGKILL)
-        await until(lambda: not bench.engine.warmth("mayfly").warm)
+        await until(lambda: not bench.engine.kind_status("mayfly").warm)
         # Whoever asks for it does not wait for that.
         await bench.engine.warm("mayfly")
     finally:

@@ -16,7 +16,9 @@ import pytest
 
 from supervisor import settings
 from supervisor.core import errors
-from supervisor.core.machine import Event
+from supervisor.core.attempt import KILL_AGAIN_S, Attempt
+from supervisor.core.events import Ended, FoundIdle, Made, MadeForLater, Ready, ShutDown
+from supervisor.core.machine import DUMP_S, LEDGER_RETRY_S
 from supervisor.core.model import (
     Bot,
     Cause,
@@ -33,22 +35,16 @@ from supervisor.core.model import (
     State,
     now_us,
 )
+from supervisor.core.table import Step
 from supervisor.fleet import credentials
-from supervisor.fleet.actor import (
-    DUMP_S,
-    KILL_AGAIN_S,
-    LEDGER_RETRY_S,
-    Actor,
-    Ended,
-    Ready,
-    ShutDown,
-    Surroundings,
-)
+from supervisor.fleet.actor import Actor
+from supervisor.fleet.listing import view_of
 from supervisor.fleet.pulse import EVERY_S, Pulse
+from supervisor.fleet.shared import Shared
 from supervisor.fleet.starts import Rate, Starts
 from supervisor.metrics import Metrics
 from supervisor.store import Ledger
-from tests.fakes import Behaviour, FakeEngine, FakeProcess, NoLogs
+from tests.fakes import Behaviour, FakeEngine, FakeProcess
 from tests.ledgers import create_bot
 from tests.waiting import wait_for
 
@@ -129,16 +125,15 @@ class World:
         self.loop = loop
         self.ledger = ledger
         self.kinds = {"any": Behaviour()}
-        self.engine = FakeEngine(self.kinds, lambda bot_id, run_id, values: self.actor.notified(values))
+        self.engine = FakeEngine(self.kinds, lambda bot_id, run_id, values: self.actor.notified(run_id, values))
         self.retired: list[Actor] = []
         self.claims = credentials.Claims()
         self.starts = Starts(lambda kind: self.rate)
-        self._around = Surroundings(
+        self._shared = Shared(
             engine=self.engine,
             ledger=ledger,
-            logs=NoLogs(),
-            log_dir=directory,
             kind=lambda kind: self.spec,
+            terms=lambda kind: self.spec.terms,
             starts=self.starts,
             pulse=Pulse(),
             claims=self.claims,
@@ -150,7 +145,7 @@ class World:
     async def start(self, behaviour: Behaviour | None = None, **policy: Any) -> None:
         """Makes the bot and starts it; returns when all that follows by itself has happened."""
         await self.make(behaviour, **policy)
-        self.actor.begin("asked to start")
+        self.actor.born(Made())
         await self.rest()
 
     def settle(self, **fields: Any) -> None:
@@ -159,22 +154,27 @@ class World:
 
     async def make(self, behaviour: Behaviour | None = None, schedule: Schedule | None = None, **policy: Any) -> None:
         self.kinds["any"] = behaviour or Behaviour()
+        restart = dataclasses.replace(POLICY, **policy)
+        own = {"restart": dataclasses.asdict(restart), "grace_s": GRACE_S}
+        if schedule is not None:
+            own["schedule"] = dataclasses.asdict(schedule)
         new = NewBot(
             kind="any",
             params={"account": "alice"},
-            restart=dataclasses.replace(POLICY, **policy),
+            restart=restart,
             grace_s=GRACE_S,
             schedule=schedule,
+            overrides=own,
         )
         bot, _ = await create_bot(self.ledger, new)
-        self.actor = Actor(bot, self._around, self.retired.append)
+        self.actor = Actor(bot, self._shared, self.retired.append)
 
     async def rest(self) -> None:
         """Returns when the bot waits for its deadline, its process or a command, and the ledger has everything."""
         await self.loop.rest()
 
-    async def ask(self, event: Event, grace_s: float | None = None) -> None:
-        await self.actor.ask(event, grace_s)
+    async def ask(self, verb: Step, grace_s: float | None = None) -> None:
+        await self.actor.ask(verb, grace_s)
         await self.rest()
 
     async def advance(self, seconds: float) -> None:
@@ -200,6 +200,20 @@ class World:
 
     def state(self) -> State:
         return self.actor.state
+
+    @property
+    def attempt(self) -> Attempt:
+        assert self.actor.machine.attempt is not None
+        return self.actor.machine.attempt
+
+    @property
+    def run_id(self) -> int | None:
+        return self.attempt.run_id
+
+    @property
+    def due(self) -> int | None:
+        waiting = self.actor.machine.waiting
+        return waiting.due if waiting else None
 
     @property
     def process(self) -> FakeProcess:
@@ -240,7 +254,7 @@ def dead(exit_code: int) -> Exit:
 
 async def test_a_stop_escalates_after_the_grace(world: World) -> None:
     await world.start(Behaviour(deaf=True))
-    await world.ask(Event.STOP)
+    await world.ask(Step.STOP)
     assert world.process.received == [signal.SIGTERM]
     await world.after_exactly(GRACE_S, State.STOPPED)
     assert world.process.received == [signal.SIGTERM, signal.SIGKILL]
@@ -253,7 +267,7 @@ async def test_a_stop_escalates_after_the_grace(world: World) -> None:
 
 async def test_an_immortal_process_is_killed_again_and_never_called_stopped(world: World) -> None:
     await world.start(Behaviour(deaf=True, immortal=True))
-    await world.ask(Event.STOP)
+    await world.ask(Step.STOP)
     await world.advance(GRACE_S)
     for kills in (1, 2, 3):
         assert world.state() is State.KILLING
@@ -267,9 +281,9 @@ async def test_an_immortal_process_is_killed_again_and_never_called_stopped(worl
 @pytest.mark.parametrize(("second_s", "left_s"), [(1.0, 1.0), (100.0, GRACE_S - 2.0)])
 async def test_a_second_stop_can_only_hurry(world: World, second_s: float, left_s: float) -> None:
     await world.start(Behaviour(deaf=True))
-    await world.ask(Event.STOP)
+    await world.ask(Step.STOP)
     await world.advance(2.0)
-    await world.ask(Event.STOP, second_s)
+    await world.ask(Step.STOP, second_s)
     await world.after_exactly(left_s, State.STOPPED)
 
 
@@ -277,7 +291,7 @@ async def test_a_stop_in_backoff_stays_stopped(world: World) -> None:
     await world.start()
     await world.end(1)
     assert world.state() is State.BACKOFF
-    await world.ask(Event.STOP)
+    await world.ask(Step.STOP)
     assert world.state() is State.STOPPED
     await world.advance(AN_AGE_S)
     assert world.state() is State.STOPPED
@@ -287,7 +301,7 @@ async def test_a_stop_in_backoff_stays_stopped(world: World) -> None:
 async def test_a_stop_before_the_kind_is_imported_makes_no_process(world: World) -> None:
     world.engine.import_slowly()
     await world.start()
-    await world.ask(Event.STOP)
+    await world.ask(Step.STOP)
     assert world.state() is State.STOPPED
     world.engine.import_slowly(False)
     await world.rest()
@@ -298,7 +312,7 @@ async def test_a_stop_before_the_kind_is_imported_makes_no_process(world: World)
 async def test_a_stop_during_the_fork_ends_the_process_that_comes_of_it(world: World) -> None:
     world.engine.fork_slowly()
     await world.start()
-    await world.ask(Event.STOP)
+    await world.ask(Step.STOP)
     assert world.state() is State.STOPPING
     world.engine.fork_slowly(False)
     await world.rest()
@@ -327,8 +341,8 @@ async def test_an_import_that_takes_too_long_is_a_start_timeout(world: World) ->
 
 async def test_a_restart_while_stopping_starts_again_when_all_is_gone(world: World) -> None:
     await world.start(Behaviour(deaf=True))
-    await world.ask(Event.STOP)
-    await world.ask(Event.RESTART)
+    await world.ask(Step.STOP)
+    await world.ask(Step.RESTART)
     assert (world.state(), world.actor.bot.goal) == (State.STOPPING, Goal.UP)
     world.process.keeps_descendants = True
     await world.end(0)
@@ -344,16 +358,16 @@ async def test_a_restart_while_stopping_starts_again_when_all_is_gone(world: Wor
 
 async def test_what_an_older_run_reports_late_is_dropped(world: World) -> None:
     await world.start(Behaviour(ready=False))
-    older = world.actor.run_id
+    older = world.run_id
     assert older is not None
     await world.end(1)
     await world.advance(0.5)
-    assert world.actor.run_id != older
+    assert world.run_id != older
     world.actor.post(Ready(older))
     world.actor.post(Ended(older, dead(3)))
     await world.rest()
     assert world.state() is State.STARTING
-    assert world.actor.ready_at is None
+    assert world.attempt.ready_at is None
     assert await world.causes() == [Cause.CRASHED, None]
 
 
@@ -386,14 +400,14 @@ async def test_a_run_longer_than_the_window_begins_the_count_anew(world: World) 
     await world.after_exactly(0.5, State.RUNNING)
 
 
-@pytest.mark.parametrize("event", [Event.START, Event.RESTART])
-async def test_a_start_by_hand_begins_the_count_anew(world: World, event: Event) -> None:
+@pytest.mark.parametrize("verb", [Step.START, Step.RESTART])
+async def test_a_start_by_hand_begins_the_count_anew(world: World, verb: Step) -> None:
     await world.start(max_restarts=1)
     await world.end(1)
     await world.advance(0.5)
     await world.end(1)
     assert world.state() is State.FAILED
-    await world.ask(event)
+    await world.ask(verb)
     assert world.state() is State.RUNNING
     await world.end(1)
     assert world.state() is State.BACKOFF
@@ -469,13 +483,13 @@ async def test_a_ledger_that_cannot_be_written_is_waited_for_and_is_no_crash(wor
     actor = world.actor
 
     async def next_try() -> None:
-        starts = actor.starts
+        starts = actor.machine.starts
         world.loop.advance(LEDGER_RETRY_S)
-        await actor.until(lambda: actor.starts > starts and actor.state in (State.BACKOFF, State.RUNNING))
+        await actor.until(lambda: actor.machine.starts > starts and actor.state in (State.BACKOFF, State.RUNNING))
 
     with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        actor.begin("asked to start")
+        actor.born(Made())
         await actor.until(lambda: actor.state is State.BACKOFF)
         await next_try()
         await next_try()
@@ -492,6 +506,16 @@ async def test_a_ledger_that_cannot_be_written_is_waited_for_and_is_no_crash(wor
 
 
 # ---- ready
+
+
+async def test_what_a_process_says_before_its_fork_is_answered_is_kept(world: World) -> None:
+    world.engine.fork_slowly()
+    await world.start(Behaviour(ready=False))
+    [run] = await world.runs()
+    world.actor.notified(run.run_id, {"READY": "1", "STATUS": "connected"})
+    world.engine.fork_slowly(False)
+    await world.rest()
+    assert (world.state(), world.actor.live.status) == (State.RUNNING, "connected")
 
 
 async def test_being_alive_for_a_moment_can_be_enough(world: World) -> None:
@@ -513,11 +537,9 @@ async def test_being_alive_is_not_enough_for_a_kind_that_says_when_it_is_ready(w
 # ---- heartbeat
 
 
-async def test_a_missed_heartbeat_is_written_down_and_ends_the_run(world: World, tmp_path: Path) -> None:
+async def test_a_missed_heartbeat_is_written_down_and_ends_the_run(world: World) -> None:
     world.settle(heartbeat_s=3.0)
     await world.start()
-    log = tmp_path / f"{world.actor.bot.bot_id}.log"
-    log.write_text("before\n")
     for _ in range(3):
         await world.tick(2.0)
         world.engine.notify(world.actor.bot.bot_id, WATCHDOG="1")
@@ -526,8 +548,7 @@ async def test_a_missed_heartbeat_is_written_down_and_ends_the_run(world: World,
     await world.tick(0.25)
     assert world.state() is State.STOPPING
     assert (world.process.dumps, world.process.received) == (1, [])
-    with log.open("a") as file:
-        file.write("Thread 1:\n  in sleep\n")
+    world.process.stacks = ("Thread 1:", "  in sleep")
     await world.tick(DUMP_S)
     assert world.state() is State.BACKOFF
     assert world.process.received == [signal.SIGTERM]
@@ -535,7 +556,6 @@ async def test_a_missed_heartbeat_is_written_down_and_ends_the_run(world: World,
     assert run.cause is Cause.HEARTBEAT
     assert run.detail.startswith("missed its heartbeat")
     assert run.detail.endswith("\nThread 1:\n  in sleep")
-    assert "before" not in run.detail
 
 
 async def test_a_supervisor_that_was_away_blames_nobody(world: World) -> None:
@@ -564,7 +584,7 @@ async def test_a_start_waits_for_its_turn_and_its_timeout_with_it(world: World) 
     other = world.starts.ask("another")
     await world.start()
     assert (world.state(), world.engine.processes) == (State.STARTING, [])
-    assert "waits for its turn" in world.actor.bot.reason
+    assert view_of(world.actor).reason == "waits for its turn to start"
     await world.advance(AN_AGE_S)
     assert world.state() is State.STARTING
     other.release()
@@ -577,11 +597,32 @@ async def test_a_bot_that_is_stopped_gives_up_its_turn(world: World) -> None:
     world.rate = Rate(at_once=1)
     other = world.starts.ask("another")
     await world.start()
-    await world.ask(Event.STOP)
+    await world.ask(Step.STOP)
     assert world.state() is State.STOPPED
     assert await world.runs() == []
     other.release()
     assert world.starts.ask("another").granted
+
+
+async def test_a_start_that_leads_to_the_next_gives_up_its_turn(world: World) -> None:
+    world.rate = Rate(at_once=1)
+    await world.start(Behaviour(ready=False))
+    world.process.end(0, asked=Cause.STOPPED)
+    await world.rest()
+    assert (world.state(), len(world.engine.processes)) == (State.STARTING, 2)
+    world.engine.notify(world.actor.bot.bot_id, READY="1")
+    await world.rest()
+    assert world.state() is State.RUNNING
+    assert world.starts.ask("another").granted
+
+
+async def test_a_stop_right_behind_a_start_waits_for_no_turn(world: World) -> None:
+    world.rate = Rate(at_once=1)
+    assert world.starts.ask("another").granted
+    await world.make()
+    world.actor.born(Made())
+    await world.ask(Step.STOP)
+    assert world.state() is State.STOPPED
 
 
 async def test_a_spent_budget_is_waited_for_and_is_no_restart(world: World) -> None:
@@ -591,16 +632,16 @@ async def test_a_spent_budget_is_waited_for_and_is_no_restart(world: World) -> N
     await world.advance(0.5)
     await world.end(1)
     assert world.state() is State.FAILED
-    await world.ask(Event.START)
+    await world.ask(Step.START)
     assert world.state() is State.BACKOFF
     assert "login:alice is used up: 2 starts in 3600 s" in world.actor.bot.reason
-    due = world.actor.next_start_at
+    due = world.due
     assert due is not None
     assert 3590 < (due - now_us()) / 1e6 <= 3600
     assert len(world.engine.processes) == 2
     # The clock that counts is the one on the wall, which has not moved.
     await world.advance(AN_AGE_S)
-    assert (world.state(), world.actor.next_start_at) == (State.BACKOFF, due)
+    assert (world.state(), world.due) == (State.BACKOFF, due)
 
 
 async def test_what_is_exclusive_is_held_until_the_bot_has_settled(world: World) -> None:
@@ -612,11 +653,33 @@ async def test_what_is_exclusive_is_held_until_the_bot_has_settled(world: World)
     assert world.state() is State.BACKOFF
     with pytest.raises(errors.CredentialHeld):
         world.claims.take("login:alice", 2)
-    await world.ask(Event.STOP)
+    await world.ask(Step.STOP)
     world.claims.take("login:alice", 2)
-    await world.ask(Event.START)
+    await world.ask(Step.START)
     assert world.state() is State.FAILED
     assert "login:alice is held by bot 2" in world.actor.bot.reason
+
+
+async def test_what_is_exclusive_is_held_by_a_bot_that_starts_later_until_it_is_stopped(world: World) -> None:
+    world.settle(exclusive="login:{account}")
+    await world.make(schedule=HOURLY)
+    world.actor.born(MadeForLater(now_us() + 3_600_000_000))
+    with pytest.raises(errors.CredentialHeld, match="held by bot 1"):
+        world.claims.take("login:alice", 2)
+    await world.ask(Step.STOP)
+    world.claims.take("login:alice", 2)
+
+
+async def test_a_credential_that_has_another_name_by_now_is_let_go(world: World) -> None:
+    world.settle(exclusive="login:{account}")
+    await world.start()
+    world.settle(exclusive="session:{account}")
+    await world.ask(Step.RESTART)
+    world.claims.take("login:alice", 2)
+    with pytest.raises(errors.CredentialHeld, match="held by bot 1"):
+        world.claims.take("session:alice", 2)
+    await world.ask(Step.STOP)
+    world.claims.take("session:alice", 2)
 
 
 async def test_a_template_with_an_unknown_name_is_said(world: World) -> None:
@@ -634,9 +697,9 @@ HOURLY = Schedule(cron="0 * * * *")
 async def test_a_run_of_a_schedule_that_has_ended_is_followed_by_the_next(world: World) -> None:
     await world.start(schedule=HOURLY)
     await world.end(0)
-    assert world.state() is State.BACKOFF
+    assert world.state() is State.SCHEDULED
     assert "waits for the next time of its schedule" in world.actor.bot.reason
-    due = world.actor.next_start_at
+    due = world.due
     assert due is not None
     assert due % 3_600_000_000 == 0
     assert 0 < due - now_us() <= 3_600_000_000
@@ -647,15 +710,15 @@ async def test_a_run_of_a_schedule_that_failed_is_tried_again_and_then_waits_for
     await world.end(1)
     await world.after_exactly(0.5, State.RUNNING)
     await world.end(1)
-    assert world.state() is State.BACKOFF
+    assert world.state() is State.SCHEDULED
     assert "gave up after 1 restarts" in world.actor.bot.reason
     assert "waits for the next time of its schedule" in world.actor.bot.reason
 
 
-@pytest.mark.parametrize(("missed", "state"), [(Missed.SKIP, State.BACKOFF), (Missed.RUN, State.RUNNING)])
+@pytest.mark.parametrize(("missed", "state"), [(Missed.SKIP, State.SCHEDULED), (Missed.RUN, State.RUNNING)])
 async def test_times_that_passed_while_no_supervisor_ran(world: World, missed: Missed, state: State) -> None:
     await world.make(schedule=dataclasses.replace(HOURLY, missed=missed))
-    world.actor.resume(now_us() - 3_700_000_000, "its goal is up")
+    world.actor.born(FoundIdle(now_us() - 3_700_000_000))
     await world.rest()
     assert world.state() is state
 
@@ -664,7 +727,9 @@ async def test_the_next_run_may_end_the_one_before(world: World) -> None:
     await world.start(schedule=Schedule(cron="* * * * * *", overlap=Overlap.RESTART))
     first = world.process
     # A second on the wall is waited for by the wall.
-    await asyncio.to_thread(wait_for, lambda: world.actor._again_due is not None and now_us() > world.actor._again_due)
+    again = world.attempt.again
+    assert again is not None
+    await asyncio.to_thread(wait_for, lambda: now_us() > again.due)
     await world.advance(1.0)
     assert first.received == [signal.SIGTERM]
     assert world.process is not first

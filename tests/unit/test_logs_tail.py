@@ -60,7 +60,7 @@ def test_no_file_no_lines(path: Path) -> None:
 
 def test_a_log_that_cannot_be_read_raises(path: Path) -> None:
     path.mkdir()
-    with pytest.raises(OSError, match=r"directory|Invalid argument"):
+    with pytest.raises(OSError, match="not a regular file"):
         logs.tail(path, 10)
 
 

@@ -10,7 +10,7 @@ from prometheus_client import parser
 from supervisor.core.model import ACTIVE, Bot, Goal, RestartPolicy, State, Usage
 from supervisor.metrics import Levels, Metrics
 from supervisor.store import Ledger
-from tests.unit.test_rollout import World
+from tests.fleets import World
 
 BOT = Bot(
     bot_id=7,
@@ -47,14 +47,14 @@ async def test_without_the_ledger_no_false_count_of_settled_bots_is_shown(tmp_pa
     try:
         one, _ = await world.make(2)
         await world.fleet.stop(one)
-        levels = await world.fleet.levels()
+        levels = await world.fleet.listing.levels(per_bot=True)
         assert {key: number for key, number in levels.bots.items() if number} == {
             ("any", State.RUNNING): 1,
             ("any", State.STOPPED): 1,
         }
         assert levels.bots.keys() == {("any", state) for state in State}
         await ledger.close()
-        levels = await world.fleet.levels()
+        levels = await world.fleet.listing.levels(per_bot=True)
         assert levels.bots.keys() == {("any", state) for state in ACTIVE}
         assert levels.bots["any", State.RUNNING] == 1
     finally:

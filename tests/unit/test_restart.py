@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.core import restart
-from supervisor.core.machine import Event
-from supervisor.core.model import Cause, Exit, Goal, Policy, Raised, RestartPolicy
+from supervisor.core import reasons, restart
+from supervisor.core.model import Cause, Exit, Goal, Policy, Raised, RestartPolicy, State
 
 
 def end(
@@ -32,7 +31,7 @@ def judge(
     cause: Cause, exit_: Exit, policy: RestartPolicy, recent: int = 0, goal: Goal = Goal.UP, permanent: bool = False
 ) -> restart.Verdict:
     return restart.judge(
-        cause=cause, exit_=exit_, goal=goal, policy=policy, recent=[0.0] * recent, permanent=permanent, noise=0
+        cause=cause, exit_=exit_, goal=goal, policy=policy, recent=recent, permanent=permanent, noise=0
     )
 
 
@@ -74,46 +73,46 @@ def test_the_cause(exit_: Exit, asked: Cause | None, killed: bool, cause: Cause)
     ],
 )
 def test_an_end_by_a_limit_is_told_as_such(exit_: Exit, told: str) -> None:
-    assert restart.describe(restart.cause_of(exit_, None, False), exit_) == told
+    assert reasons.ended(restart.cause_of(exit_, None, False), exit_) == told
 
 
 ENDS = [(Cause.EXITED, end(0)), (Cause.CRASHED, end(1)), (Cause.KILLED, end(signum=9)), (Cause.HEARTBEAT, end(1))]
 
 
 @pytest.mark.parametrize(("policy", "after_exit", "after_failure"), [
-    (Policy.NEVER, Event.GONE_DONE, Event.GONE_FAILED),
-    (Policy.ON_FAILURE, Event.GONE_DONE, Event.GONE_RETRY),
-    (Policy.ALWAYS, Event.GONE_RETRY, Event.GONE_RETRY),
+    (Policy.NEVER, State.EXITED, State.FAILED),
+    (Policy.ON_FAILURE, State.EXITED, State.BACKOFF),
+    (Policy.ALWAYS, State.BACKOFF, State.BACKOFF),
 ])  # fmt: skip
-def test_the_policies(policy: Policy, after_exit: Event, after_failure: Event) -> None:
+def test_the_policies(policy: Policy, after_exit: State, after_failure: State) -> None:
     for cause, exit_ in ENDS:
         verdict = judge(cause, exit_, RestartPolicy(policy=policy))
-        assert verdict.event is (after_exit if cause is Cause.EXITED else after_failure)
-        assert (verdict.delay_s is not None) == (verdict.event is Event.GONE_RETRY)
+        assert verdict.state is (after_exit if cause is Cause.EXITED else after_failure)
+        assert (verdict.delay_s is not None) == (verdict.state is State.BACKOFF)
 
 
 @pytest.mark.parametrize(("policy", "cause"), list(itertools.product(Policy, Cause)))
 def test_what_is_wanted_down_is_stopped_however_it_ended(policy: Policy, cause: Cause) -> None:
-    assert judge(cause, end(1), RestartPolicy(policy=policy), goal=Goal.DOWN).event is Event.GONE_STOPPED
+    assert judge(cause, end(1), RestartPolicy(policy=policy), goal=Goal.DOWN).state is State.STOPPED
 
 
 @pytest.mark.parametrize(("policy", "cause"), list(itertools.product(Policy, [Cause.RESTARTED, Cause.STOPPED])))
 def test_a_restart_that_was_asked_for_is_never_a_crash(policy: Policy, cause: Cause) -> None:
     verdict = judge(cause, end(1), RestartPolicy(policy=policy, max_restarts=0), recent=100)
-    assert verdict.event is Event.GONE_AGAIN
+    assert verdict.state is State.STARTING
 
 
 def test_it_gives_up_after_the_most_restarts_and_tries_again_slowly() -> None:
     policy = RestartPolicy(max_restarts=3, retry_after_s=600)
-    assert judge(Cause.CRASHED, end(1), policy, recent=2).event is Event.GONE_RETRY
+    assert judge(Cause.CRASHED, end(1), policy, recent=2).state is State.BACKOFF
     verdict = judge(Cause.CRASHED, end(1), policy, recent=3)
-    assert (verdict.event, verdict.delay_s) == (Event.GONE_FAILED, 600)
+    assert (verdict.state, verdict.delay_s) == (State.FAILED, 600)
     assert "gave up after 3 restarts within 60 s" in verdict.reason
 
 
 def test_what_cannot_get_better_is_not_tried_again() -> None:
     verdict = judge(Cause.SPAWN_FAILED, end(126), RestartPolicy(policy=Policy.ALWAYS), permanent=True)
-    assert (verdict.event, verdict.delay_s) == (Event.GONE_FAILED, None)
+    assert (verdict.state, verdict.delay_s) == (State.FAILED, None)
 
 
 def test_the_delays_grow_to_a_cap() -> None:
@@ -137,4 +136,4 @@ def test_a_delay_is_within_its_bounds(
 
 @pytest.mark.parametrize(("number", "name"), [(9, "SIGKILL"), (11, "SIGSEGV"), (signal.SIGRTMIN + 3, "SIGRTMIN+3")])
 def test_signals_have_names(number: int, name: str) -> None:
-    assert restart.signal_name(number) == name
+    assert reasons.signal_name(number) == name

@@ -15,6 +15,7 @@ from supervisor.core.model import Cause, Goal, State
 from supervisor.fleet import retention
 from supervisor.fleet.retention import Retention
 from supervisor.store import Ledger
+from tests.fakes import NoLogs
 from tests.ledgers import create_bot
 
 pytestmark = pytest.mark.anyio
@@ -47,14 +48,12 @@ async def ledger(path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[L
 
 
 async def prune(
-    ledger: Ledger, place: Path, *, days: float | None = None, newest: int | None = None, gone: list[int] | None = None
+    ledger: Ledger, place: Path, *, days: float | None = None, newest: int | None = None, logs: NoLogs | None = None
 ) -> int:
-    told = [] if gone is None else gone
     return await Retention(
         ledger=ledger,
-        log_dir=place / "logs",
+        logs=logs or NoLogs(),
         bots_dir=place / "bots",
-        forget_log=told.append,
         keep_runs_days=days,
         keep_runs=newest,
     ).prune()
@@ -67,12 +66,12 @@ async def a_bot(ledger: Ledger, *days_ago: float, state: State = State.STOPPED, 
         is_last = number == len(days_ago)
         at = model.now_us() - int(days * DAY_US)
         ledger.record(bot.bot_id, None, State.STARTING, Goal.UP, "", at)
-        run_id = await ledger.open_run(bot.bot_id, kind="counter", params={}, started_at=at, log_start=0, restarts=0)
+        run_id = await ledger.open_run(bot.bot_id, kind="counter", params={}, started_at=at, restarts=0)
         ledger.record(bot.bot_id, run_id, State.RUNNING, Goal.UP, "", at)
         if is_last and last_is_open:
             return bot.bot_id
         ended = model.Exit(exit_code=0, signal=None, ended_at=at + 1, cpu_seconds=None, max_rss_bytes=None)
-        ledger.close_run(run_id, exit=ended, cause=Cause.EXITED, detail="", log_end=None, last_lines=())
+        ledger.close_run(run_id, exit=ended, cause=Cause.EXITED, detail="")
         final = state if is_last else State.BACKOFF
         await ledger.record(bot.bot_id, None, final, Goal.UP, "", at + 1)[1]
     return bot.bot_id
@@ -150,7 +149,7 @@ async def test_numbers_only_grow(path: Path, tmp_path: Path) -> None:
     event, written = ledger.record(bot_id, None, State.STARTING, Goal.UP, "", 1)
     await written
     assert event.event_id == latest.event_id + 1
-    run_id = await ledger.open_run(bot_id, kind="counter", params={}, started_at=1, log_start=0, restarts=0)
+    run_id = await ledger.open_run(bot_id, kind="counter", params={}, started_at=1, restarts=0)
     assert run_id == last_run + 1
     await ledger.close()
 
@@ -199,7 +198,7 @@ async def test_what_forgotten_bots_have_left(ledger: Ledger, tmp_path: Path) -> 
         (tmp_path / "logs" / f"{bot_id}.log").touch()
         (tmp_path / "bots" / str(bot_id)).mkdir(parents=True)
     (tmp_path / "logs" / "notes.log").touch()
-    told: list[int] = []
-    await prune(ledger, tmp_path, gone=told)
-    assert told == [gone]
+    logs = NoLogs({here, gone, unknown})
+    await prune(ledger, tmp_path, logs=logs)
+    assert logs.deleted == [gone]
     assert {int(path.name) for path in (tmp_path / "bots").iterdir()} == {here, unknown}

@@ -4,87 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
 import pytest
 
 from supervisor import settings
 from supervisor.core import errors
-from supervisor.core.model import ACTIVE, BotQuery, NewBot, Policy, RestartPolicy, State, WaitingFor
+from supervisor.core.model import ACTIVE, BotQuery, NewBot, State, WaitingFor
 from supervisor.fleet import rollout
-from supervisor.fleet.fleet import Fleet, Wait
-from supervisor.fleet.starts import Rate
-from supervisor.metrics import Metrics
-from supervisor.store import Ledger
-from supervisor.store.secrets import Secrets
-from tests.fakes import Behaviour, FakeEngine, NoLogs
+from supervisor.fleet.fleet import Wait
+from tests.fakes import Behaviour
+from tests.fleets import ALL, ONCE, World
 
 pytestmark = pytest.mark.anyio
-
-ONCE = RestartPolicy(policy=Policy.NEVER)
-ALL = frozenset(State)
-
-
-class World:
-    """A fleet, and what the settings would say if they were read now: kinds, or an error."""
-
-    def __init__(self, directory: Path, ledger: Ledger) -> None:
-        self.now: dict[str, settings.Kind] | errors.SettingsRefused = {"any": settings.Kind(target="a:b")}
-        self.behaviours = {"any": Behaviour()}
-        self.engine = FakeEngine(self.behaviours, lambda *told: self.fleet.notified(*told))
-        self.fleet = Fleet(
-            engine=self.engine,
-            ledger=ledger,
-            follower=NoLogs(),
-            log_dir=directory,
-            kinds=dict(self.now),
-            read_kinds=self.read,
-            bots_dir=directory / "bots",
-            secrets=Secrets(directory / "secrets"),
-            rate=Rate(),
-            metrics=Metrics(),
-            forget_log=lambda bot_id: None,
-        )
-
-    def read(self) -> dict[str, settings.Kind]:
-        if isinstance(self.now, errors.SettingsRefused):
-            raise self.now
-        return dict(self.now)
-
-    async def make(self, count: int, **fields: str) -> list[int]:
-        """Bots that are running."""
-        new = NewBot(kind="any", params={}, restart=ONCE, labels=fields)
-        return [(await self.fleet.create(new, wait=Wait.READY)).bot_id for _ in range(count)]
-
-    async def names(self, count: int) -> dict[str | None, State]:
-        """Names and states of all bots, once there are so many and none is just being started."""
-        return await until(lambda bots: len(bots) >= count and State.STARTING not in bots.values(), self.fleet)
-
-
-async def until(
-    enough: Callable[[dict[str | None, State]], bool], fleet: Fleet, limit_s: float = 10
-) -> dict[str | None, State]:
-    deadline = time.monotonic() + limit_s
-    while True:
-        bots = {bot.name: bot.state for bot in await fleet.bots(BotQuery(states=ALL))}
-        if enough(bots):
-            return bots
-        assert time.monotonic() < deadline, bots
-        await asyncio.sleep(0.005)
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    ledger = await Ledger.open(tmp_path / "ledger.sqlite3")
-    world = World(tmp_path, ledger)
-    try:
-        yield world
-    finally:
-        await world.fleet.shutdown(0.1)
-        world.fleet.close()
-        await ledger.close()
 
 
 # ---- commands to many
@@ -95,7 +26,7 @@ async def test_each_command_reaches_all_that_match(world: World) -> None:
     query = BotQuery(labels={"team": "a"})
     stopped = await rollout.stop(world.fleet, query, grace_s=1)
     assert [(o.bot_id, o.ok, o.state) for o in stopped] == [(bot_id, True, State.STOPPED) for bot_id in a]
-    assert (await world.fleet.view(b[0])).bot.state is State.RUNNING
+    assert (await world.fleet.listing.view(b[0])).bot.state is State.RUNNING
     assert await rollout.stop(world.fleet, query, grace_s=1) == []
     started = await rollout.start(world.fleet, BotQuery(states=ALL))
     assert [(o.bot_id, o.ok, o.state) for o in started] == [(bot_id, True, State.RUNNING) for bot_id in a + b]
@@ -159,7 +90,7 @@ async def test_who_waits_for_a_turn_is_told_its_place_now(world: World) -> None:
     await makers[0]
 
     async def waiting() -> list[str]:
-        views = (await world.fleet.list(BotQuery())).items
+        views = (await world.fleet.listing.list(BotQuery())).items
         return [view.reason for view in views if view.waiting_for is WaitingFor.TURN]
 
     async def next_one() -> None:
@@ -170,16 +101,12 @@ async def test_who_waits_for_a_turn_is_told_its_place_now(world: World) -> None:
     while len(await waiting()) < 4:  # noqa: ASYNC110
         await asyncio.sleep(0)
     waits = "waits for its turn to start"
-    assert await waiting() == [
-        waits,
-        f"{waits}, behind 1 other",
-        f"{waits}, behind 2 others",
-        f"{waits}, behind 3 others",
-    ]
+    behind = [f"{waits}, behind {others}" for others in ("1 other", "2 others", "3 others")]
+    assert await waiting() == [waits, *behind]
     await next_one()
-    assert await waiting() == [waits, *(waits + others for others in ahead[:2])]
+    assert await waiting() == [waits, *behind[:2]]
     await world.fleet.stop(4)
-    assert await waiting() == [waits, waits + ahead[0]]
+    assert await waiting() == [waits, *behind[:1]]
     await next_one()
     assert await waiting() == [waits]
 
@@ -189,16 +116,16 @@ async def test_who_waits_for_a_turn_is_told_its_place_now(world: World) -> None:
 
 async def test_a_reload_tells_what_has_changed(world: World) -> None:
     [bot_id] = await world.make(1)
-    before = (await world.fleet.view(bot_id)).live
+    before = (await world.fleet.listing.view(bot_id)).live
     world.now = {"any": settings.Kind(target="a:b", grace_s=3), "new": settings.Kind(target="c:d")}
     reloaded = await world.fleet.reload_kinds()
     assert (reloaded.added, reloaded.changed, reloaded.removed) == (["new"], ["any"], [])
-    assert world.fleet.defaults("any").grace_s == 3
+    assert world.fleet.catalogue.defaults("any").grace_s == 3
     await world.make(1)
     world.now = {"new": settings.Kind(target="c:d")}
     reloaded = await world.fleet.reload_kinds()
     assert (reloaded.added, reloaded.changed, reloaded.removed) == ([], [], ["any"])
-    after = (await world.fleet.view(bot_id)).live
+    after = (await world.fleet.listing.view(bot_id)).live
     assert before is not None
     assert after is not None
     assert after.pid == before.pid
@@ -208,20 +135,20 @@ async def test_a_reload_tells_what_has_changed(world: World) -> None:
 
 
 async def test_a_kind_that_was_used_is_the_same(world: World) -> None:
-    used = world.fleet.kinds()
+    used = world.fleet.catalogue.kinds()
     world.now = {"any": settings.Kind(target="a:b")}
     assert (await world.fleet.reload_kinds()).changed == []
-    assert world.fleet.kinds() == used
+    assert world.fleet.catalogue.kinds() == used
     world.now = {"any": settings.Kind(target="a:b", restart=settings.Restart(max_restarts=9))}
     assert (await world.fleet.reload_kinds()).changed == ["any"]
-    assert world.fleet.kind("any").restart.max_restarts == 9
+    assert world.fleet.catalogue.kind("any").restart.max_restarts == 9
 
 
 async def test_settings_that_are_refused_change_nothing(world: World) -> None:
     world.now = errors.SettingsRefused("kinds.toml: kinds.any.tagret: no such field")
     with pytest.raises(errors.NotReloaded, match="tagret"):
         await world.fleet.reload_kinds()
-    assert [kind.name for kind in world.fleet.kinds()] == ["any"]
+    assert [kind.name for kind in world.fleet.catalogue.kinds()] == ["any"]
     assert (await world.make(1)) == [1]
 
 
@@ -229,9 +156,9 @@ async def test_a_kind_that_cannot_be_imported_again(world: World) -> None:
     await world.make(1)
     world.behaviours["any"] = Behaviour(import_error="NameError: mian")
     with pytest.raises(errors.NotReloaded, match="NameError: mian"):
-        await world.fleet.reload_kind("any")
+        await world.fleet.catalogue.reload_kind("any")
     with pytest.raises(errors.UnknownKind):
-        await world.fleet.reload_kind("nope")
+        await world.fleet.catalogue.reload_kind("nope")
 
 
 # ---- instances
@@ -260,7 +187,7 @@ async def test_instances_that_cannot_be_made(world: World, caplog: pytest.LogCap
     assert await world.names(2) == {"new-1": State.RUNNING, "new-2": State.RUNNING}
     assert "no bot new-1 is made: the name is taken by a bot of kind any" in caplog.text
     assert "no instances of any are made: any does not take these parameters: token: Field required" in caplog.text
-    assert len(await world.fleet.bots(BotQuery(states=ACTIVE))) == 2
+    assert len(await world.fleet.listing.bots(BotQuery(states=ACTIVE))) == 2
 
 
 # ---- many are made
@@ -278,7 +205,7 @@ async def test_what_cannot_be_started_is_undone_and_its_key_is_free(world: World
     world.engine.fail_next(errors.SpawnFailed("cannot fork: no memory"))
     with pytest.raises(errors.SpawnFailed, match="no memory"):
         await make()
-    assert await world.fleet.bots(BotQuery(states=ALL)) == []
+    assert await world.fleet.listing.bots(BotQuery(states=ALL)) == []
     assert not [process for process in world.engine.processes if process.alive]
     made = await make()
     assert made == list(range(count + 1, 2 * count + 1))
@@ -289,7 +216,7 @@ async def test_a_known_key_gives_its_bots_as_they_are_now(world: World) -> None:
     async def make(key: str) -> dict[int, int | None]:
         new = NewBot(kind="any", params={}, restart=ONCE)
         made = await world.fleet.create_many(new, 4, idempotency_key=key, wait=Wait.READY)
-        lives = {bot.bot_id: world.fleet.look(bot).live for bot in made}
+        lives = {bot.bot_id: world.fleet.listing.look(bot).live for bot in made}
         return {bot_id: live.pid if live else None for bot_id, live in lives.items()}
 
     made = await make("k")

@@ -45,20 +45,17 @@ def bot_like(**fields: object) -> model.NewBot:
 
 
 async def open_run(ledger: Ledger, bot: model.Bot, started_at: int = 1) -> int:
-    return await ledger.open_run(
-        bot.bot_id, kind=bot.kind, params=bot.params, started_at=started_at, log_start=0, restarts=0
-    )
+    return await ledger.open_run(bot.bot_id, kind=bot.kind, params=bot.params, started_at=started_at, restarts=0)
 
 
 def end(ledger: Ledger, run_id: int, cause: Cause = Cause.EXITED, **fields: object) -> asyncio.Future[None]:
     how = {"exit_code": 0, "signal": None, "ended_at": 99, "cpu_seconds": 0.5, "max_rss_bytes": 4096, **fields}
+    how |= {"log_end": 7, "last_lines": ("one", "two")}
     return ledger.close_run(
         run_id,
         exit=model.Exit(**how),  # type: ignore[arg-type]
         cause=cause,
         detail="so it went",
-        log_end=7,
-        last_lines=("one", "two"),
     )
 
 
@@ -84,11 +81,9 @@ async def test_any_text_survives(ledger: Ledger) -> None:
     await ledger.record(bot.bot_id, run_id, State.FAILED, Goal.UP, odd, 1)[1]
     await ledger.close_run(
         run_id,
-        exit=model.Exit(exit_code=1, signal=None, ended_at=1, cpu_seconds=None, max_rss_bytes=None),
+        exit=model.Exit(exit_code=1, signal=None, ended_at=1, cpu_seconds=None, max_rss_bytes=None, last_lines=(odd,)),
         cause=Cause.CRASHED,
         detail=odd,
-        log_end=None,
-        last_lines=(odd,),
     )
     read = await the_bot(ledger, bot.bot_id)
     run = await the_run(ledger, run_id)
@@ -194,12 +189,10 @@ async def test_ids_are_never_used_again(tmp_path: Path) -> None:
 
 async def test_a_run_from_fork_to_reaping(ledger: Ledger) -> None:
     bot, _ = await create_bot(ledger, NEW)
-    run_id = await ledger.open_run(
-        bot.bot_id, kind="counter", params={"n": 1}, started_at=50, log_start=1000, restarts=3
-    )
+    run_id = await ledger.open_run(bot.bot_id, kind="counter", params={"n": 1}, started_at=50, restarts=3)
     assert (await the_bot(ledger, bot.bot_id)).restarts == 3
     identity = model.Identity(pid=42, start_ticks=2**40, inode=2**50, boot_id="0b1d")
-    ledger.set_identity(run_id, identity)
+    ledger.identify_run(run_id, identity, 1000)
     await ledger.set_ready(run_id, 60)
     [run] = await ledger.open_runs()
     assert (run.identity, run.started_at, run.ready_at, run.log_start) == (identity, 50, 60, 1000)

@@ -30,9 +30,7 @@ WRITER = textwrap.dedent(
             os.write(1, f"run {run_id}\\n".encode())
             event, written = ledger.record(bot.bot_id, run_id, model.State.EXITED, model.Goal.UP, "done", 1)
             exit_ = model.Exit(exit_code=0, signal=None, ended_at=1, cpu_seconds=None, max_rss_bytes=None)
-            await ledger.close_run(
-                run_id, exit=exit_, cause=model.Cause.EXITED, detail="", log_end=None, last_lines=()
-            )
+            await ledger.close_run(run_id, exit=exit_, cause=model.Cause.EXITED, detail="")
             await written
             os.write(1, f"event {event.event_id}\\n".encode())
 

@@ -34,7 +34,7 @@ async def ended(
     _, run_id, _ = await create_bot_and_run(ledger, new, started_at=at)
     assert run_id is not None
     exit_ = model.Exit(exit_code=code, signal=signal, ended_at=at, cpu_seconds=None, max_rss_bytes=None, raised=raised)
-    await ledger.close_run(run_id, exit=exit_, cause=cause, detail=f"it was {cause}", log_end=None, last_lines=())
+    await ledger.close_run(run_id, exit=exit_, cause=cause, detail=f"it was {cause}")
     run = await ledger.run(run_id)
     assert run is not None
     return run

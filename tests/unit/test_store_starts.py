@@ -39,7 +39,7 @@ async def start(ledger: Ledger, budget: model.Budget | None = ALICE) -> int:
     """A run of the first bot, which is made if there is none."""
     if await ledger.bot(1) is None:
         await create_bot(ledger, NEW)
-    return await ledger.open_run(1, kind="trader", params={}, started_at=1, log_start=0, restarts=7, budget=budget)
+    return await ledger.open_run(1, kind="trader", params={}, started_at=1, restarts=7, budget=budget)
 
 
 def rows(tmp_path: Path) -> list[tuple[str, int]]:
@@ -115,7 +115,7 @@ async def test_nothing_is_written_of_a_start_that_is_refused(ledger: Ledger, clo
     await start(ledger, none)
     before = rows(tmp_path)
     with pytest.raises(errors.BudgetSpent):
-        await ledger.open_run(1, kind="trader", params={}, started_at=1, log_start=0, restarts=8, budget=none)
+        await ledger.open_run(1, kind="trader", params={}, started_at=1, restarts=8, budget=none)
     assert rows(tmp_path) == before
     bot = await ledger.bot(1)
     assert bot is not None

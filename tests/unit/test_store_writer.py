@@ -255,7 +255,7 @@ async def test_facts_outlive_a_long_lock_and_commands_do_not(
     other.execute("BEGIN IMMEDIATE")
     exit_ = model.Exit(exit_code=3, signal=None, ended_at=5, cpu_seconds=None, max_rss_bytes=None)
     facts = [
-        ledger.close_run(run_id, exit=exit_, cause=Cause.CRASHED, detail="", log_end=None, last_lines=()),
+        ledger.close_run(run_id, exit=exit_, cause=Cause.CRASHED, detail=""),
         *(ledger.record(bot.bot_id, run_id, State.BACKOFF, Goal.UP, f"no. {n}", 1)[1] for n in range(3)),
     ]
     with pytest.raises(errors.LedgerUnavailable, match="database is locked") as refused:
@@ -265,14 +265,14 @@ async def test_facts_outlive_a_long_lock_and_commands_do_not(
     # More facts, while it is known that they must wait; and reads go on.
     facts.append(ledger.record(bot.bot_id, run_id, State.STARTING, Goal.UP, "no. 3", 1)[1])
     with pytest.raises(errors.LedgerUnavailable, match="SQLITE_BUSY"):
-        await ledger.open_run(bot.bot_id, kind="counter", params={}, started_at=1, log_start=0, restarts=1)
+        await ledger.open_run(bot.bot_id, kind="counter", params={}, started_at=1, restarts=1)
     assert not any(fact.done() for fact in facts)
     assert ledger.queued == len(facts)
     assert [run.run_id for run in await ledger.open_runs()] == [run_id]
 
     other.execute("ROLLBACK")
     # A command that comes now is written after all of them.
-    assert await ledger.open_run(bot.bot_id, kind="counter", params={}, started_at=1, log_start=0, restarts=1)
+    assert await ledger.open_run(bot.bot_id, kind="counter", params={}, started_at=1, restarts=1)
     assert all(fact.done() for fact in facts)
     assert not ledger.outage
     assert ledger.queued == 0

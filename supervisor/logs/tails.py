@@ -20,7 +20,7 @@ def tail(path: Path, lines: int, *, start: int = 0, end: int | None = None, max_
     if lines < 1:
         return b""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = bounded.open_log(path, os.O_RDONLY)
     except FileNotFoundError:
         return b""
     try:

@@ -1,0 +1,90 @@
+"""The bots that the settings want of a kind: `<kind>-1` to `<kind>-<instances>`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from supervisor import settings
+from supervisor.background import Background
+from supervisor.core import errors
+from supervisor.core.model import BotQuery, NewBot, State
+from supervisor.fleet.catalogue import Catalogue
+from supervisor.fleet.listing import Listing
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 20
+"""Maximum number of instances of a kind that are made at the same time."""
+
+
+class Instances:
+    """Makes the instances that are missing."""
+
+    def __init__(self, catalogue: Catalogue, listing: Listing, make: Callable[[NewBot], Awaitable[object]]) -> None:
+        """`make` makes a bot, and raises Problem."""
+        self._catalogue = catalogue
+        self._listing = listing
+        self._make = make
+        self._background = Background()
+        self._turn = asyncio.Lock()
+
+    def populate(self) -> None:
+        """See to the instances of all kinds in the background, one reading of the settings after another."""
+        self._background.start(self._populate(), name="instances")
+
+    def close(self) -> None:
+        """Make no more."""
+        self._background.cancel()
+
+    async def _populate(self) -> None:
+        async with self._turn:
+            specs = {name: self._catalogue.spec(name) for name in self._catalogue.names}
+            specs = {name: spec for name, spec in specs.items() if spec.instances}
+            if not specs:
+                return
+            try:
+                bots = await self._listing.bots(BotQuery(states=frozenset(State)))
+            except errors.LedgerUnavailable as unavailable:
+                log.warning("no instances are made before the next reload: %s", unavailable.detail)
+                return
+            taken = {bot.name: bot.kind for bot in bots if bot.name is not None}
+            await asyncio.gather(*(self._make_missing(name, spec, taken) for name, spec in specs.items()))
+
+    async def _make_missing(self, kind: str, spec: settings.Kind, taken: Mapping[str, str]) -> None:
+        """Make those that are not there. Those that are stay, whatever their state."""
+        names = [f"{kind}-{n}" for n in range(1, spec.instances + 1)]
+        for name in names:
+            if taken.get(name, kind) != kind:
+                log.warning("no bot %s is made: the name is taken by a bot of kind %s", name, taken[name])
+        missing = [name for name in names if name not in taken]
+        if not missing:
+            return
+        turns = asyncio.Semaphore(AT_ONCE)
+
+        async def make(name: str, given: Mapping[str, Any]) -> None:
+            terms = spec.terms
+            new = NewBot(
+                kind=kind,
+                params=given,
+                name=name,
+                restart=terms.restart,
+                grace_s=terms.grace_s,
+                limits=terms.limits,
+                schedule=terms.schedule,
+            )
+            async with turns:
+                try:
+                    await self._make(new)
+                except errors.ShuttingDown:
+                    return
+                except errors.Problem as problem:
+                    log.warning("no bot %s is made: %s", name, problem.detail)
+
+        try:
+            async with self._catalogue.checked(kind, {}) as given:
+                await asyncio.gather(*(make(name, given) for name in missing))
+        except errors.Problem as problem:
+            log.warning("no instances of %s are made: %s", kind, problem.detail)
