@@ -101,14 +101,15 @@ async def test_who_waits_for_a_turn_is_told_its_place_now(world: World) -> None:
 
     while len(await waiting()) < 4:  # noqa: ASYNC110
         await asyncio.sleep(0)
-    behind = "waits for its turn to start, behind "
-    assert await waiting() == ["starts next", f"{behind}1 other", f"{behind}2 others", f"{behind}3 others"]
+    waits = "waits for its turn to start"
+    behind = [f"{waits}, behind {others}" for others in ("1 other", "2 others", "3 others")]
+    assert await waiting() == [waits, *behind]
     await next_one()
-    assert await waiting() == ["starts next", f"{behind}1 other", f"{behind}2 others"]
+    assert await waiting() == [waits, *behind[:2]]
     await world.fleet.stop(4)
-    assert await waiting() == ["starts next", f"{behind}1 other"]
+    assert await waiting() == [waits, *behind[:1]]
     await next_one()
-    assert await waiting() == ["starts next"]
+    assert await waiting() == [waits]
 
 
 # ---- kinds that change
