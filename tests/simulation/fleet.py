@@ -41,6 +41,7 @@ from tests.simulation.stories import Broken, Step
 
 _EPOCH_US = 1_780_000_000_000_000
 _AT_ONCE = 3
+_KEEP_DAYS, _KEEP_RUNS = 0.01, 5
 _NOWHERE = Path("/nonexistent/bots")
 _MOST_BOTS = 12
 """Maximum number of bots of a story, so that things happen to the same ones."""
@@ -147,7 +148,7 @@ class _Supervisor:
             metrics=stage.metrics,
         )
         self.retention = Retention(
-            ledger=self.ledger, logs=NoLogs(), bots_dir=_NOWHERE, keep_runs_days=0.01, keep_runs=5
+            ledger=self.ledger, logs=NoLogs(), bots_dir=_NOWHERE, keep_runs_days=_KEEP_DAYS, keep_runs=_KEEP_RUNS
         )
         self.tasks: set[asyncio.Task[Any]] = set()
         self.shutting_down = False
@@ -288,8 +289,8 @@ class FleetStage:
     async def _boot(self) -> None:
         self._supervisor = _Supervisor(self)
         for process in self.engine.made:
-            # What it told an earlier supervisor is gone.
-            process.status = None
+            # What it told an earlier supervisor is gone, and what is found running is ready.
+            process.status, process.said_ready = None, True
         self._supervisor.start(self._supervisor.run())
         await self.loop.rest(0.01)
 
@@ -451,6 +452,7 @@ class FleetStage:
     def _say(self, which: int, what: str) -> None:
         if self.engine.made:
             process = self.engine.made[-1 - which % len(self.engine.made)]
+            process.said_ready = process.said_ready or what == "READY"
             self._notified(process.order.bot_id, process.order.run_id, {what: "1"})
 
     def _draw_manners(self, rng: random.Random) -> Step:
@@ -531,7 +533,7 @@ class FleetStage:
             other = present.setdefault(process.order.bot_id, process)
             require(other is process, "a bot has one process:", process.order.bot_id)
         actors = {actor.bot.bot_id: actor for actor in self._supervisor.actors}
-        self._check_credentials(present)
+        self._check_credentials(present, actors)
         for bot_id in present:
             require(bot_id in actors, "somebody watches a process of bot", bot_id)
         for actor in actors.values():
@@ -549,6 +551,8 @@ class FleetStage:
             require(attempt.run_id == process.order.run_id, "the process is that of the run:", attempt, process.order)
             require(attempt.phase in (Phase.ALIVE, Phase.DUMPING, Phase.SWEEPING), "a process is there:", attempt.phase)
             require(process.alive == (attempt.phase is not Phase.SWEEPING), "the end is noticed:", attempt.phase)
+            if bot.state is State.RUNNING and not isinstance(attempt.terms.ready, float):
+                require(process.said_ready, f"bot {bot.bot_id} is running, and did not say that it is ready")
             if self._supervisor.fleet._roster.find(bot.bot_id) is not actor:
                 # Nobody listens to a bot that is being deleted.
                 process.status = None
@@ -557,6 +561,10 @@ class FleetStage:
             if bot.state in (State.STOPPING, State.KILLING) and process.alive:
                 dumped = process.dumps and attempt.phase is Phase.DUMPING
                 require(process.received or dumped, f"bot {bot.bot_id} is {bot.state} and has got a signal")
+        if bot.state in (State.STOPPING, State.KILLING):
+            assert attempt is not None
+            waits = attempt.phase in (Phase.QUEUED, Phase.IMPORTING)
+            require(not waits, f"bot {bot.bot_id} is {bot.state} and still waits:", attempt.phase)
         late = due is not None and self.loop.time() > due + 1e-6
         require(not late, f"the deadline of bot {bot.bot_id} has passed:", due)
         if bot.goal is Goal.DOWN:
@@ -581,7 +589,14 @@ class FleetStage:
             full = starting.total() == _AT_ONCE or (kind == "single" and starting[kind] == 1)
             require(full, f"a bot of the kind {kind} waits for its turn while only these start:", starting)
 
-    def _check_credentials(self, present: Mapping[int, SimulatedProcess]) -> None:
+    def _check_credentials(self, present: Mapping[int, SimulatedProcess], actors: Mapping[int, Actor]) -> None:
+        for actor in actors.values():
+            if actor.state not in SETTLED and actor.bot.kind in ("login", "cronlogin"):
+                credential = f"{actor.bot.kind.removesuffix('login') or 'login'}:{actor.bot.params['account']}"
+                holder = self._holders.get(credential)
+                other = actors.get(holder or 0)
+                goes_on = other is not None and other.state not in SETTLED
+                require(goes_on, f"{credential} is held by a bot that goes on, not by", holder)
         held = Counter(
             (process.order.kind, process.order.params["account"])
             for process in present.values()
@@ -613,6 +628,11 @@ class FleetStage:
             require(closed == 1, f"run {run_id} ends once, not", closed)
         for run_id in of_attempts:
             require(run_id in self.disk.runs, f"run {run_id} goes on, and was deleted")
+        for deleted in self.disk.deleted:
+            assert deleted.run.ended_at is not None
+            old = deleted.run.ended_at < deleted.at - round(_KEEP_DAYS * 86_400e6)
+            require(old or deleted.newer >= _KEEP_RUNS, "what is deleted need not be kept:", deleted)
+        self.disk.deleted.clear()
         counted = Counter(key for key, _ in self.disk.starts)
         made = Counter(p.order.params["account"] for p in self.engine.made if p.order.kind == "budget")
         for account, number in made.items():
@@ -633,8 +653,8 @@ class FleetStage:
                 process.end_descendants()
         calls = [task for task in self._supervisor.tasks if "answer" in repr(task.get_coro())]
         await self._rest_with_sweeps(60.0)
-        require(all(call.done() for call in calls), "every call is answered:", calls)
         self._check()
+        require(all(call.done() for call in calls), "every call is answered:", calls)
         for bot in self.disk.bots():
             self._supervisor.start(self._supervisor.fleet.stop(bot.bot_id, grace_s=1.0))
         await self._rest_with_sweeps(10.0)
@@ -642,11 +662,15 @@ class FleetStage:
         require(all(bot.state is State.STOPPED for bot in self.disk.bots()), "every bot is stopped")
         unacknowledged = [p.order.run_id for p in self.engine.made if not p.acknowledged]
         require(not unacknowledged, "what has ended is forgotten, but not runs", unacknowledged)
-        held = self._supervisor.fleet._shared.claims._holders
-        require(not held, "what is exclusive is held by nobody when all bots are stopped:", held)
+        require(not self._holders, "nothing is held when all bots are stopped:", self._holders)
         page = await self._supervisor.fleet.listing.list(BotQuery(states=frozenset(State)))
         listed = [(view.bot.bot_id, *_said(view.bot)) for view in page.items]
         require(listed == [(bot.bot_id, *_said(bot)) for bot in self.disk.bots()], "what is listed is on the disk")
+
+    @property
+    def _holders(self) -> Mapping[str, int | None]:
+        """Which bot holds which credential."""
+        return self._supervisor.fleet._shared.claims._holders
 
     async def _rest_with_sweeps(self, seconds: float) -> None:
         for _ in range(10):

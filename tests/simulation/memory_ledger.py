@@ -38,6 +38,15 @@ class _Row:
     forgotten: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """A run that was deleted at a time when its bot had so many newer ones."""
+
+    run: model.Run
+    newer: int
+    at: int
+
+
 @dataclass(slots=True)
 class Disk:
     """What is durable. `outage` says why nothing can be written; `commit_s` is how long it takes.
@@ -50,7 +59,7 @@ class Disk:
     events: list[model.Event] = field(default_factory=list)
     starts: list[tuple[str, int]] = field(default_factory=list)
     closed: Counter[int] = field(default_factory=Counter)
-    deleted: set[int] = field(default_factory=set)
+    deleted: list[Deleted] = field(default_factory=list)
     outage: str | None = None
     commit_s: float = COMMIT_S
     bot_ids: Any = field(default_factory=lambda: itertools.count(1))
@@ -305,8 +314,9 @@ class MemoryLedger(Ledger):
         def write(disk: Disk) -> int:
             gone = [run_id for run_id in run_ids if run_id in disk.runs and _may_go(disk, disk.runs[run_id])]
             for run_id in gone:
-                del disk.runs[run_id]
-            disk.deleted.update(gone)
+                run = disk.runs.pop(run_id)
+                newer = sum(other > run_id for other in disk.runs if disk.runs[other].bot_id == run.bot_id)
+                disk.deleted.append(Deleted(run, newer, model.now_us()))
             return len(gone)
 
         return await self._submit(write, is_fact=False)
