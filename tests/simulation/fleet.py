@@ -163,6 +163,12 @@ class _Supervisor:
         await self.fleet.boot()
         await self.retention.run()
 
+    async def follow(self, followed: list[int]) -> None:
+        """Be a reader of the feed that goes on after what it has read."""
+        async for entry in self.fleet.feeds.entries(since=followed[-1] if followed else 0, bot_id=None):
+            if entry is not None:
+                followed.append(entry.event.event_id)
+
     def die(self) -> None:
         """Nothing of it is left; the processes are."""
         self.ledger.die()
@@ -188,8 +194,12 @@ class FleetStage:
         self._noise = random.Random(seed)
         self._heard = _Heard()
         self._broken: list[Broken] = []
+        self.loop.set_exception_handler(
+            lambda _, context: self._broken.append(Broken(f"nothing fails unseen: {context}"))
+        )
         self._calls = 0
         self._events: list[int] = []
+        self._followed: list[int] = []
         self._looked = 0
         self._given: Counter[int] = Counter()
         self._answered: Counter[int] = Counter()
@@ -207,6 +217,7 @@ class FleetStage:
                 3.0,
             ),
             "sweep": (self._sweep, lambda rng: ("sweep",), 1.0),
+            "look": (self._look, lambda rng: ("look",), 0.3),
             "say": (self._say, lambda rng: ("say", rng.randrange(99), rng.choice(("READY", "WATCHDOG"))), 2.0),
             "manners": (self._set_manners, self._draw_manners, 1.5),
             "import": (self._import, self._draw_import, 0.7),
@@ -292,6 +303,7 @@ class FleetStage:
             # What it told an earlier supervisor is gone, and what is found running is ready.
             process.status, process.said_ready = None, True
         self._supervisor.start(self._supervisor.run())
+        self._supervisor.start(self._supervisor.follow(self._followed))
         await self.loop.rest(0.01)
 
     def told(self, event: model.Event, last_exit: model.LastExit | None) -> None:
@@ -309,8 +321,8 @@ class FleetStage:
     def _draw_create(self, rng: random.Random) -> Step | None:
         if len(self.disk.bots()) >= _MOST_BOTS:
             return None
-        name = rng.choice((None, None, "eve"))
-        return ("create", rng.choice(_NAMES), rng.choice("ab"), name, rng.choice(tuple(Wait)))
+        name, key = rng.choice((None, None, "eve")), rng.choice((None, None, f"key-{rng.randrange(3)}"))
+        return ("create", rng.choice(_NAMES), rng.choice("ab"), name, key, rng.choice(tuple(Wait)))
 
     def _draw_many(self, rng: random.Random) -> Step | None:
         if len(self.disk.bots()) >= _MOST_BOTS:
@@ -333,9 +345,10 @@ class FleetStage:
             schedule=terms.schedule,
         )
 
-    def _create(self, kind: str, account: str, name: str | None, wait: Wait) -> None:
+    def _create(self, kind: str, account: str, name: str | None, key: str | None, wait: Wait) -> None:
         if (new := self._new(kind, account, name)) is not None:
-            self._call("create", None, lambda fleet: fleet.create(new, wait=wait))
+            verb = "create" if key is None else "create with a key"
+            self._call(verb, None, lambda fleet: fleet.create(new, idempotency_key=key, wait=wait))
 
     def _create_many(self, kind: str, account: str, count: int, wait: Wait) -> None:
         if (new := self._new(kind, account, None)) is not None:
@@ -396,14 +409,14 @@ class FleetStage:
     def _check_answer(self, call: _Call, error: errors.Problem | None, *, alone: bool) -> None:
         """Check what a command that was answered has left. `alone`: no other went on for its bot meanwhile."""
         disk = self.disk
-        if call.verb == "create":
+        if call.verb.startswith("create"):
             made = [bot for bot in disk.bots() if bot.labels.get("call") == str(call.number)]
             excused = isinstance(error, errors.LedgerUnavailable | errors.StillAlive | errors.UnknownBot)
             if error is not None and error.bot_id is None and not excused:
                 require(
                     not made, "nothing is left of a bot that could not be made:", type(error).__name__, error.detail
                 )
-            if error is None and alone:
+            if error is None and call.verb == "create":
                 require(made or self._deleted(call.number), "a bot that was made is on the disk")
             return
         assert call.bot_id is not None
@@ -420,6 +433,19 @@ class FleetStage:
 
     def _deleted(self, number: int) -> bool:
         return any(row.forgotten and row.bot.labels.get("call") == str(number) for row in self.disk.rows.values())
+
+    def _look(self) -> None:
+        """Somebody lists all bots, while things happen to them."""
+        before = {bot.bot_id for bot in self.disk.bots()}
+
+        async def look() -> None:
+            page = await self._supervisor.fleet.listing.list(BotQuery(states=frozenset(State), limit=1000))
+            listed = [view.bot.bot_id for view in page.items]
+            there = before & {bot.bot_id for bot in self.disk.bots()}
+            if listed != sorted(set(listed)) or not there <= set(listed):
+                self._broken.append(Broken(f"every bot is listed once: {sorted(there)}, {listed}"))
+
+        self._supervisor.start(look())
 
     # ---- time and clocks
 
@@ -591,8 +617,9 @@ class FleetStage:
 
     def _check_credentials(self, present: Mapping[int, SimulatedProcess], actors: Mapping[int, Actor]) -> None:
         for actor in actors.values():
-            if actor.state not in SETTLED and actor.bot.kind in ("login", "cronlogin"):
-                credential = f"{actor.bot.kind.removesuffix('login') or 'login'}:{actor.bot.params['account']}"
+            # One that starts later may find its credential held by another one.
+            if actor.state not in SETTLED and actor.bot.kind == "login":
+                credential = f"login:{actor.bot.params['account']}"
                 holder = self._holders.get(credential)
                 other = actors.get(holder or 0)
                 goes_on = other is not None and other.state not in SETTLED
@@ -662,6 +689,8 @@ class FleetStage:
         require(all(bot.state is State.STOPPED for bot in self.disk.bots()), "every bot is stopped")
         unacknowledged = [p.order.run_id for p in self.engine.made if not p.acknowledged]
         require(not unacknowledged, "what has ended is forgotten, but not runs", unacknowledged)
+        events = [event.event_id for event in self.disk.events]
+        require(self._followed == events, "a reader of the feed gets each event once:", self._followed, events)
         require(not self._holders, "nothing is held when all bots are stopped:", self._holders)
         page = await self._supervisor.fleet.listing.list(BotQuery(states=frozenset(State)))
         listed = [(view.bot.bot_id, *_said(view.bot)) for view in page.items]

@@ -6,6 +6,7 @@ What is durable is in a `Disk`, which outlives the ledgers that are opened on it
 from __future__ import annotations
 
 import asyncio
+import bisect
 import dataclasses
 import itertools
 from collections import Counter, deque
@@ -153,7 +154,6 @@ class MemoryLedger(Ledger):
             self._commit_due.cancel()
         self._ops.clear()
         self._answering.clear()
-        self._told.clear()
 
     @property
     def outage(self) -> str | None:
@@ -444,6 +444,12 @@ class MemoryLedger(Ledger):
         disk = await self._disk_of_now()
         return disk.events[-1].event_id if disk.events else 0
 
+    async def events_after(self, event_id: int, *, limit: int, bot_id: int | None = None) -> list[model.Entry]:
+        disk = await self._disk_of_now()
+        first = bisect.bisect_right(disk.events, event_id, key=lambda event: event.event_id)
+        found = [event for event in disk.events[first:] if bot_id in (None, event.bot_id)]
+        return [_entry(disk, event) for event in found[:limit]]
+
     async def old_runs(self, ended_before: int, *, after: int, limit: int) -> tuple[list[int], int | None]:
         disk = await self._disk_of_now()
         old = [
@@ -501,6 +507,12 @@ def _event(event_id: int, at: int, bot: model.Bot, run_id: int | None, goal: mod
     return model.Event(
         event_id=event_id, at=at, bot_id=bot.bot_id, run_id=run_id, state=bot.state, goal=goal, reason=reason
     )
+
+
+def _entry(disk: Disk, event: model.Event) -> model.Entry:
+    row = disk.rows[event.bot_id]
+    latest = max(other.event_id for other in disk.events if other.bot_id == event.bot_id) if row.forgotten else None
+    return model.Entry(event=event, kind=row.bot.kind, name=row.bot.name, deleted=event.event_id == latest)
 
 
 def _may_start(disk: Disk, budget: model.Budget | None) -> bool:
