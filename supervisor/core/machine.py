@@ -420,7 +420,7 @@ class Machine:
         permanent = exit_.exit_code in wire.PERMANENT_EXITS
         if permanent:
             assert exit_.exit_code is not None
-            exit_ = dataclasses.replace(exit_, detail=wire.PERMANENT_EXITS[exit_.exit_code])
+            exit_ = dataclasses.replace(exit_, detail=exit_.detail or wire.PERMANENT_EXITS[exit_.exit_code])
         cause = self.bot.last_exit.cause
         if cause is Cause.LOST and attempt.ending is not None:
             # However it ended, it was to end.
@@ -445,7 +445,7 @@ class Machine:
         self._effects.append(effects.Acknowledge(None if ending is None else now.time - ending.since))
         by_others = exit_.asked is not None and verdict.state is State.STARTING
         over = (verdict.state in (State.EXITED, State.FAILED) or by_others) and not permanent
-        schedule, ended_at = self.bot.schedule, max(attempt.began, exit_.ended_at)
+        schedule, ended_at = now.terms.applied(self.bot).schedule, max(attempt.began, exit_.ended_at)
         if over and schedule and (due := schedules.after_run(schedule, attempt.began, ended_at)) is not None:
             # However this run ended, it was one of many.
             self._window.clear()

@@ -18,6 +18,7 @@ from supervisor.core import effects, errors, events
 from supervisor.core.machine import Machine
 from supervisor.core.model import SETTLED, Bot, Goal, State, now_us
 from supervisor.core.table import Step
+from supervisor.core.terms import Terms
 from supervisor.engine.protocol import Process
 from supervisor.fleet.launch import Launch
 from supervisor.fleet.live import Live
@@ -71,6 +72,11 @@ class Actor:
     @property
     def state(self) -> State:
         return self.machine.bot.state
+
+    @property
+    def terms(self) -> Terms:
+        """The terms of its kind as they are now: those of its next start."""
+        return self._shared.terms(self.bot.kind)
 
     @property
     def spawn_error(self) -> errors.Problem | None:
@@ -207,7 +213,7 @@ class Actor:
         return events.Now(
             time=self._loop.time(),
             wall=now_us(),
-            terms=self._shared.terms(self.bot.kind),
+            terms=self.terms,
             heard=self.live.heard,
             awake_since=pulse.awake_since() if self._holds_pulse else float("-inf"),
             noise=random.uniform(-1, 1),

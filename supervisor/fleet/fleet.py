@@ -16,7 +16,6 @@ from supervisor.core.model import (
     SETTLED,
     Bot,
     BotQuery,
-    BotView,
     Cause,
     Exit,
     Goal,
@@ -34,7 +33,7 @@ from supervisor.fleet.actor import Actor
 from supervisor.fleet.catalogue import Catalogue
 from supervisor.fleet.feed import Feeds
 from supervisor.fleet.instances import Instances
-from supervisor.fleet.listing import Listing, view_of
+from supervisor.fleet.listing import Listing
 from supervisor.fleet.pulse import Pulse
 from supervisor.fleet.roster import Roster
 from supervisor.fleet.shared import Shared
@@ -110,19 +109,27 @@ class Fleet:
 
     async def boot(self) -> None:
         """Settle what an earlier supervisor left open, and start the bots whose goal is up."""
-        for bot in await self.ledger.bots_without_overrides():
-            # Of a version that did not know which of its settings are its own.
-            own = self.catalogue.terms(bot.kind).differences(bot)
-            self.ledger.set_overrides(bot.bot_id, own)
+        # Of a version that did not say which of a bot's settings are its own: all that its kind does not say.
+        own = {
+            bot.bot_id: self.catalogue.terms(bot.kind).differences(bot)
+            for bot in await self.ledger.bots_without_overrides()
+        }
         open_runs = {run.bot_id: run for run in await self.ledger.open_runs()}
         self._engine.disown({run.run_id for run in open_runs.values()})
-        bots = await self.ledger.bots_to_settle()
+        bots = [
+            dataclasses.replace(bot, overrides=own[bot.bot_id]) if bot.bot_id in own else bot
+            for bot in await self.ledger.bots_to_settle()
+        ]
         # All before the first write, since a read waits for what was written before it.
         latest_runs = {
             bot.bot_id: await self.ledger.latest_run(bot.bot_id)
             for bot in bots
-            if bot.schedule and bot.goal is Goal.UP and bot.bot_id not in open_runs
+            if bot.goal is Goal.UP
+            and bot.bot_id not in open_runs
+            and self.catalogue.terms(bot.kind).applied(bot).schedule
         }
+        if own:
+            self.ledger.set_overrides(own)
         found = dict.fromkeys(("running", "lost", "to start"), 0)
         # What runs, or was to, holds its credential against what had failed.
         for bot in sorted(bots, key=lambda bot: (bot.bot_id not in open_runs, bot.state in SETTLED)):
@@ -185,11 +192,15 @@ class Fleet:
         }
 
     async def reload_kinds(self) -> Reloaded:
-        """Read the settings of the kinds again, and make the instances that they ask for. Raises NotReloaded."""
+        """Read the settings of the kinds again, make the instances that they ask for, and say which are too many.
+
+        Raises NotReloaded.
+        """
         self._refuse_when_shutting_down()
+        before = self.catalogue.instances
         reloaded = await self.catalogue.reload()
         self._instances.populate()
-        return reloaded
+        return dataclasses.replace(reloaded, surplus=await self._instances.surplus(before))
 
     def notified(self, bot_id: int, run_id: int, values: Mapping[str, str]) -> None:
         """Take what the process of a run said by sd_notify."""
@@ -198,7 +209,7 @@ class Fleet:
 
     # ---- new bots
 
-    async def create(self, new: NewBot, *, idempotency_key: str | None = None, wait: Wait) -> BotView:
+    async def create(self, new: NewBot, *, idempotency_key: str | None = None, wait: Wait) -> Bot:
         """Make a bot and start it, or give the one that was made with the same idempotency key.
 
         Raises NameTaken, LedgerUnavailable, ShuttingDown, and SpawnFailed: for a want of resources, in which case
@@ -206,7 +217,7 @@ class Fleet:
         """
         actors, earlier = await self._create(new, 1, idempotency_key)
         if earlier:
-            return await self.listing.view(earlier[0].bot_id)
+            return earlier[0]
         [actor] = actors
         bot_id = actor.bot.bot_id
         if (shortage := await self._attempt(actor)) is not None:
@@ -221,11 +232,11 @@ class Fleet:
         if wait is Wait.READY:
             await _has_started(actor)
         await actor.durable()
-        return view_of(actor)
+        return actor.bot
 
     async def create_many(
         self, new: NewBot, count: int, *, idempotency_key: str | None = None, wait: Wait
-    ) -> Sequence[BotView]:
+    ) -> Sequence[Bot]:
         """Make so many bots that differ in nothing but their ids, and start them side by side: all of them or, with
         an error, none. Or give those that were made with the same idempotency key, except forgotten ones.
 
@@ -234,7 +245,7 @@ class Fleet:
         actors, earlier = await self._create(new, count, idempotency_key)
         if earlier:
             made_then = frozenset(bot.bot_id for bot in earlier)
-            return await self.listing.every(BotQuery(states=frozenset(State), bot_ids=made_then))
+            return await self.listing.bots(BotQuery(states=frozenset(State), bot_ids=made_then))
         shortages = [shortage for shortage in await asyncio.gather(*map(self._attempt, actors)) if shortage]
         if shortages:
             await self._undo(actors)
@@ -242,7 +253,7 @@ class Fleet:
         if wait is Wait.READY:
             await asyncio.gather(*map(_has_started, actors))
         await asyncio.gather(*(actor.durable() for actor in actors))
-        return [view_of(actor) for actor in actors]
+        return [actor.bot for actor in actors]
 
     async def _make_instance(self, new: NewBot) -> None:
         await self.create(new, wait=Wait.ATTEMPT)
@@ -301,39 +312,38 @@ class Fleet:
 
     # ---- commands
 
-    async def start(self, bot_id: int, *, wait: bool = True) -> BotView:
+    async def start(self, bot_id: int, *, wait: bool = True) -> Bot:
         """Start a bot; one that is up already is left alone. Waits until it is up, or has failed.
 
-        Raises StillAlive when an earlier process of it does not end.
+        Raises KindGone, CredentialHeld, and StillAlive when an earlier process of it does not end.
         """
-        self._refuse_when_shutting_down()
-        actor = await self._roster.get(bot_id)
-        self._claim_for(actor)
+        actor = await self._to_start(bot_id, Step.START)
         await actor.ask(Step.START)
         if wait:
             await self._until_settled_in(actor)
-        return view_of(actor)
+        return actor.bot
 
-    async def stop(self, bot_id: int, *, grace_s: float | None = None, wait: bool = True) -> BotView:
+    async def stop(self, bot_id: int, *, grace_s: float | None = None, wait: bool = True) -> Bot:
         """Stop a bot, and wait until everything of it is gone. Raises StillAlive after grace + 5 s."""
         actor = await self._roster.get(bot_id)
         starts = await actor.ask(Step.STOP, grace_s)
         if not wait:
-            return view_of(actor)
+            return actor.bot
         bot = await self._within_grace(actor, lambda: actor.state in SETTLED or actor.machine.starts != starts)
         # As it was when it had stopped, whoever may have started it again since.
-        return self.listing.settled(dataclasses.replace(bot, state=State.STOPPED))
+        return dataclasses.replace(bot, state=State.STOPPED)
 
-    async def restart(self, bot_id: int, *, grace_s: float | None = None, wait: bool = True) -> BotView:
-        """End the process, if there is one, and start another when everything of it is gone. Raises StillAlive."""
-        self._refuse_when_shutting_down()
-        actor = await self._roster.get(bot_id)
-        self._claim_for(actor)
+    async def restart(self, bot_id: int, *, grace_s: float | None = None, wait: bool = True) -> Bot:
+        """End the process, if there is one, and start another when everything of it is gone.
+
+        Raises KindGone and CredentialHeld, before anything is stopped, and StillAlive.
+        """
+        actor = await self._to_start(bot_id, Step.RESTART)
         starts = await actor.ask(Step.RESTART, grace_s)
         if wait:
             await self._within_grace(actor, lambda: actor.machine.starts != starts or actor.state in SETTLED)
             await self._until_settled_in(actor)
-        return view_of(actor)
+        return actor.bot
 
     async def signal(self, bot_id: int, signum: int) -> None:
         """Send a signal to a bot's process. Raises NoProcess."""
@@ -427,10 +437,22 @@ class Fleet:
         finally:
             claims.release(credential, None)
 
-    def _claim_for(self, actor: Actor) -> None:
-        """Raise CredentialHeld when what the bot needs is another's."""
-        if actor.state in SETTLED:
-            actor.claim()
+    async def _to_start(self, bot_id: int, verb: Step) -> Actor:
+        """The actor of a bot that can be started, with what it needs for itself alone.
+
+        Raises UnknownBot, KindGone, CredentialHeld, ShuttingDown.
+        """
+        self._refuse_when_shutting_down()
+        actor = await self._roster.get(bot_id)
+        try:
+            if verb is Step.RESTART or actor.state not in (State.STARTING, State.RUNNING):
+                self.catalogue.refuse_gone(verb, [actor.bot])
+            if actor.state in SETTLED:
+                actor.claim()
+        except errors.Problem:
+            self._roster.leave(actor)
+            raise
+        return actor
 
 
 async def _has_started(actor: Actor) -> None:

@@ -204,6 +204,8 @@ class Kind(BaseModel):
 GONE = Kind(target="no.longer:there", start_timeout_s=1.0)
 """Stands for a kind that the settings had once: its bots may still run."""
 
+TERMS_OF_GONE = dataclasses.replace(GONE.terms, known=False)
+
 COUNTER = Kind(target="botproc.counter:main", description="Prints a number, then one more each second.")
 
 KindName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]

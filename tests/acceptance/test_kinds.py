@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -288,16 +289,21 @@ def test_reload_of_the_settings(make_program: Make, tmp_path: Path) -> None:
     path = write(tmp_path, "plain", PLAIN)
     one = f'[kinds.one]\ntarget = "plain:main"\n{path}\n'
     program = make_program(config=one + one.replace("one", "gone")).start()
-    old = program.start_bot("one")
-    before = program.bot(old)["pid"]
+    old, of_gone = program.start_bot("one"), program.start_bot("gone")
+    before, pid_of_gone = program.bot(old)["pid"], program.bot(of_gone)["pid"]
     changed = one + 'env = {A = "b"}\ngrace_s = 3\n'
     program.config.write_text(changed + one.replace("one", "two"))
     answer = program.post("/kinds/reload")
-    assert answer.json() == {"added": ["two"], "changed": ["one"], "removed": ["gone"]}
+    assert answer.json() == {"added": ["two"], "changed": ["one"], "removed": ["gone"], "surplus": []}
     says(program, program.start_bot("two"), "hello 1")
     new = program.start_bot("one")
     assert program.bot(new)["grace_s"] == 3
     assert program.post("/start", {"kind": "gone"}).status_code == 422
+    for path in (f"/bots/{of_gone}/restart", "/bots/restart?kind=gone", "/bots/restart?all=true&max_parallel=1"):
+        refused = program.post(path)
+        assert (refused.status_code, refused.json()["type"]) == (409, "/problems/kind-gone")
+        assert "put it back and reload the kinds" in refused.json()["detail"]
+    assert program.bot(of_gone)["pid"] == pid_of_gone
     assert program.bot(old)["pid"] == before
     # The zygote of the bot that was there before leaves with it.
     zygote = psutil.Process(psutil.Process(before).ppid())
@@ -314,6 +320,37 @@ def test_reload_of_the_settings(make_program: Make, tmp_path: Path) -> None:
         assert refused.status_code == 422
         assert where in refused.json()["detail"]
     assert {kind["name"] for kind in program.get("/kinds").json()["kinds"]} == {"counter", "one", "two"}
+
+
+def test_what_a_kind_says_reaches_bots_that_exist_and_what_they_say_stays(make_program: Make, tmp_path: Path) -> None:
+    kind = f'[kinds.plain]\ntarget = "plain:main"\n{write(tmp_path, "plain", PLAIN)}\n'
+    program = make_program(config=kind + 'grace_s = 5\nrestart = {policy = "always"}\n').start()
+    own = {"restart": {"max_restarts": 2}, "grace_s": 3}
+    plain, different = program.start_bot("plain"), program.start_bot("plain", **own)
+    assert (program.bot(plain)["overrides"], program.bot(different)["overrides"]) == ({}, own)
+
+    # A version that did not know of overrides leaves a ledger without them.
+    program.terminate()
+    program.write("UPDATE bot SET overrides = NULL")
+    program.start()
+    assert (program.bot(plain)["overrides"], program.bot(different)["overrides"]) == ({}, own)
+
+    new = 'grace_s = 6\nrestart = {policy = "never", max_restarts = 9}\nlimits = {nice = 7}\n'
+    program.config.write_text(kind + new + 'schedule = "0 0 1 1 *"\n')
+    program.post("/kinds/reload")
+    assert program.bot(plain)["grace_s"] == 5
+    for bot_id, grace_s, max_restarts in [(plain, 6, 9), (different, 3, 2)]:
+        assert program.post(f"/bots/{bot_id}/restart").status_code == 200
+        bot = program.bot(bot_id)
+        assert (bot["grace_s"], bot["restart"]["policy"], bot["restart"]["max_restarts"]) == (
+            grace_s,
+            "never",
+            max_restarts,
+        )
+        assert (bot["limits"]["nice"], bot["schedule"]["cron"]) == (7, "0 0 1 1 *")
+        assert psutil.Process(bot["pid"]).nice() == 7
+    os.kill(program.bot(plain)["pid"], signal.SIGKILL)
+    program.wait_state(plain, "scheduled")
 
 
 def test_sighup_reloads_too(make_program: Make, tmp_path: Path) -> None:
@@ -389,6 +426,10 @@ def test_instances(make_program: Make) -> None:
     program.post("/kinds/reload")
     wait_for(lambda: names().get("held-4") == "running", what="the fourth")
     assert names()["held-2"] == "stopped"
+    program.config.write_text(program.config.read_text().replace("instances = 4", "instances = 1"))
+    assert program.post("/kinds/reload").json()["surplus"] == ["held-2", "held-3", "held-4"]
+    wait_for(lambda: "of held only 1 are wanted; too many, until they are deleted: held-2" in program.log())
+    assert len(names()) == 4
 
 
 def test_an_installed_distribution_brings_a_kind(make_program: Make, tmp_path: Path) -> None:
@@ -442,7 +483,8 @@ def test_starts_take_turns(make_program: Make) -> None:
     asking.start()
     second = wait_for(lambda: [b for b in program.get("/bots").json() if b["bot_id"] != first], what="the second")[0]
     assert (second["state"], second["pid"]) == ("starting", None)
-    wait_for(lambda: "waits for its turn" in program.bot(second["bot_id"])["reason"], what="the reason")
+    wait_for(lambda: program.bot(second["bot_id"])["waiting_for"] == "turn", what="the reason")
+    assert program.bot(second["bot_id"])["reason"] == "waits for its turn to start"
     # Another kind is not held up.
     assert program.bot(program.start_bot())["pid"]
     program.post(f"/bots/{first}/stop")

@@ -10,7 +10,7 @@ import bisect
 import dataclasses
 import itertools
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -327,8 +327,12 @@ class MemoryLedger(Ledger):
         values = {"restart": bot.restart, "grace_s": bot.grace_s, "limits": bot.limits, "schedule": bot.schedule}
         return self._fact(lambda disk: disk.change(bot.bot_id, **values))
 
-    def set_overrides(self, bot_id: int, overrides: model.Overrides) -> asyncio.Future[None]:
-        return self._fact(lambda disk: disk.change(bot_id, overrides=overrides))
+    def set_overrides(self, overrides: Mapping[int, model.Overrides]) -> asyncio.Future[None]:
+        def write(disk: Disk) -> None:
+            for bot_id, own in overrides.items():
+                disk.change(bot_id, overrides=own)
+
+        return self._fact(write)
 
     def identify_run(self, run_id: int, identity: model.Identity, log_start: int) -> asyncio.Future[None]:
         return self._fact(lambda disk: disk.change_run(run_id, identity=identity, log_start=log_start))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from supervisor.store import Ledger
+from tests.fleets import World
 from tests.simulation.memory_ledger import Disk, MemoryLedger
 
 
@@ -25,3 +26,16 @@ async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
         ledger = await Ledger.open(tmp_path / "ledger.db")
     yield ledger
     await ledger.close()
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    """A fleet that is not booted yet; its ledger is that of its directory."""
+    ledger = await Ledger.open(tmp_path / "ledger.sqlite3")
+    world = World(tmp_path, ledger)
+    try:
+        yield world
+    finally:
+        await world.fleet.shutdown(0.1)
+        world.fleet.close()
+        await ledger.close()
