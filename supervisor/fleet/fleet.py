@@ -131,7 +131,8 @@ class Fleet:
         if own:
             self.ledger.set_overrides(own)
         found = dict.fromkeys(("running", "lost", "to start"), 0)
-        for bot in bots:
+        # What runs, or was to, holds its credential against what had failed.
+        for bot in sorted(bots, key=lambda bot: (bot.bot_id not in open_runs, bot.state in SETTLED)):
             run = open_runs.pop(bot.bot_id, None)
             if run is not None:
                 found["running" if self._resume(bot, run) else "lost"] += 1

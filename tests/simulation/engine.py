@@ -33,6 +33,7 @@ class SimulatedProcess(FakeProcess):
         self.forked_at = forked_at
         self.disowned = False
         self.status: str | None = None
+        self.said_ready = False
         self._disk = disk
 
     @property
@@ -143,7 +144,7 @@ class SimulatedEngine(FakeEngine):
 
     def _say_ready(self, process: SimulatedProcess) -> None:
         if process.alive:
-            process.status = "fine"
+            process.status, process.said_ready = "fine", True
             self._on_notify(process.order.bot_id, process.order.run_id, {"READY": "1", "STATUS": process.status})
 
     def adopt(self, run: Run) -> SimulatedProcess | None:

@@ -15,11 +15,21 @@ LENGTH = 200
 
 ONCE_BROKEN: dict[str, Sequence[Step]] = {
     "a bot that is being made when the supervisor ends": [
-        ("create", "heart", "b", None, Wait.READY),
+        ("create", "heart", "b", None, None, Wait.READY),
         ("shutdown", 3.0),
     ],
     "a scheduled bot with a credential is stopped before its first run": [
-        ("create", "cronlogin", "b", None, Wait.PROCESS),
+        ("create", "cronlogin", "b", None, None, Wait.PROCESS),
+        ("pass", 0.5),
+    ],
+    "of two bots with one credential the one that failed comes first when the next supervisor begins": [
+        ("create", "login", "a", None, None, Wait.PROCESS),
+        ("pass", 0.5),
+        ("end", 2, 6, False),
+        ("pass", 0.5),
+        ("create", "login", "a", None, None, Wait.PROCESS),
+        ("pass", 0.5),
+        ("die", 1.0, False),
         ("pass", 0.5),
     ],
 }
