@@ -27,7 +27,7 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern="^[!-~]+$",
-        description="the same key gives the same bot, made once",
+        description="the same key gives the same bot, made once; with another body it is refused",
     ),
 ]
 
@@ -130,9 +130,9 @@ class Bots:
         a problem, none. Answered once each has a process or could not be given one. A known Idempotency-Key is
         answered in the same way, with the bots that were made then."""
         async with self._new(many) as new:
-            views = await self.fleet.create_many(
-                new, many.count, idempotency_key=idempotency_key, wait=Wait.READY if wait else Wait.ATTEMPT
-            )
+            idempotency = self.fleet.idempotency(idempotency_key, many.canonical)
+            how = Wait.READY if wait else Wait.ATTEMPT
+            views = await self.fleet.create_many(new, many.count, idempotency=idempotency, wait=how)
         audit.concerns(*(view.bot.bot_id for view in views))
         return answers.reply(answers.BATCH, answers.Batch(bots=list(map(answers.bot, views))), status=201)
 
@@ -161,9 +161,11 @@ class Bots:
         return _results(await rollout.restart(self.fleet, query, grace_s=grace_s, max_parallel=which.max_parallel))
 
     async def _create(self, asked: requests.NewBot | None, idempotency_key: str | None, wait: Wait) -> model.BotView:
-        async with self._new(asked or requests.NewBot()) as new:
+        asked = asked or requests.NewBot()
+        async with self._new(asked) as new:
+            idempotency = self.fleet.idempotency(idempotency_key, asked.canonical)
             try:
-                view = await self.fleet.create(new, idempotency_key=idempotency_key, wait=wait)
+                view = await self.fleet.create(new, idempotency=idempotency, wait=wait)
             except (errors.SpawnFailed, errors.BudgetSpent) as error:
                 if error.bot_id is not None:  # It was made, and stays.
                     audit.concerns(error.bot_id)

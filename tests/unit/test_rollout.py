@@ -9,7 +9,7 @@ import pytest
 
 from supervisor import settings
 from supervisor.core import errors
-from supervisor.core.model import ACTIVE, BotQuery, NewBot, State, WaitingFor
+from supervisor.core.model import ACTIVE, BotQuery, Idempotency, NewBot, State, WaitingFor
 from supervisor.fleet import rollout
 from supervisor.fleet.fleet import Wait
 from tests.fakes import Behaviour
@@ -283,8 +283,8 @@ async def test_what_cannot_be_started_is_undone_and_its_key_is_free(world: World
     async def make() -> list[int]:
         new = NewBot(kind="any", params={}, restart=ONCE)
         if count == 1:
-            return [(await world.fleet.create(new, idempotency_key="k", wait=Wait.ATTEMPT)).bot.bot_id]
-        made = await world.fleet.create_many(new, count, idempotency_key="k", wait=Wait.ATTEMPT)
+            return [(await world.fleet.create(new, idempotency=Idempotency(key="k"), wait=Wait.ATTEMPT)).bot.bot_id]
+        made = await world.fleet.create_many(new, count, idempotency=Idempotency(key="k"), wait=Wait.ATTEMPT)
         return [view.bot.bot_id for view in made]
 
     world.engine.fail_next(errors.SpawnFailed("cannot fork: no memory"))
@@ -300,7 +300,7 @@ async def test_what_cannot_be_started_is_undone_and_its_key_is_free(world: World
 async def test_a_known_key_gives_its_bots_as_they_are_now(world: World) -> None:
     async def make(key: str) -> dict[int, int | None]:
         new = NewBot(kind="any", params={}, restart=ONCE)
-        made = await world.fleet.create_many(new, 4, idempotency_key=key, wait=Wait.READY)
+        made = await world.fleet.create_many(new, 4, idempotency=Idempotency(key=key), wait=Wait.READY)
         return {view.bot.bot_id: view.live.pid if view.live else None for view in made}
 
     made = await make("k")
