@@ -42,7 +42,7 @@ def play(spec: wire.ZygoteSpec, target: Target, spawn: wire.Spawn, lock: int) ->
         params = secrets.resolve(spawn.params, spec.secrets_dir)
         kwargs = arguments(target, params)
     except (secrets.Unresolved, Unfit) as error:
-        give_up(spawn, str(error))
+        give_up(spawn, str(error), lock)
     if spec.heartbeat_s is not None:
         watchdog.dump_on_signal()
     stopping = contract.Stopping()
@@ -177,7 +177,7 @@ def rehearse() -> None:
 
 def log_to(path: str) -> None:
     """The log becomes fd 1 and 2, written line by line. Raises OSError."""
-    log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    log = kernel.open_file(path, os.O_WRONLY | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     if log > 2:
@@ -193,23 +193,33 @@ def _line_buffered(raw: io.FileIO) -> io.TextIOWrapper:
 
 
 def set_up(spec: wire.ZygoteSpec, spawn: wire.Spawn) -> int:
-    """Makes of this process that of a bot, whatever runs in it then; the descriptor of its lock.
+    """Make of this process that of a bot, whatever runs in it then; return the descriptor of its lock.
 
     Ends the process with one of our exit codes where that cannot be done.
     """
+    lock = None
     try:
-        log_to(spawn.log_path)
-        # Before it leaves the zygote's session: by the one or the other it is found, should the zygote die now.
-        lock = _lock(spawn)
+        try:
+            log_to(spawn.log_path)
+        finally:
+            # Before it leaves the zygote's session: by the one or the other it is found, should the zygote die now. And
+            # without a log too: then it is the lock file that tells why the bot has none.
+            lock = _lock(spawn)
         _become(spec, spawn)
     except OSError as error:
-        give_up(spawn, str(error))
+        give_up(spawn, f"cannot open {error.filename}: {error.strerror}" if error.filename else str(error), lock)
     return lock
 
 
-def give_up(spawn: wire.Spawn, reason: str) -> NoReturn:
-    """Ends a bot that cannot be what it should; its log says why."""
+class CannotBeSetUp(Exception):
+    """Why a process cannot be that of a bot."""
+
+
+def give_up(spawn: wire.Spawn, reason: str, lock: int | None) -> NoReturn:
+    """End a bot that cannot be what it should; its log says why, and so does its lock file, if there is one."""
     print(f"bot-{spawn.bot_id} cannot be set up: {reason}", file=sys.stderr, flush=True)
+    if lock is not None:
+        crash.record(CannotBeSetUp(reason), lock)
     sys.exit(wire.EXIT_UNUSABLE)
 
 
@@ -242,7 +252,7 @@ def forget_resource_tracker() -> None:
 
 def _lock(spawn: wire.Spawn) -> int:
     """One copy: held by this process, and by what it forks, until all of it is gone."""
-    lock = os.open(spawn.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = kernel.open_file(spawn.lock_path, os.O_RDWR)
     try:
         kernel.lock(lock)
     except BlockingIOError:

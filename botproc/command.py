@@ -47,7 +47,7 @@ def run(spec: wire.ZygoteSpec, spawn: wire.Spawn) -> NoReturn:
         os.environ.update({name: _filled(value, params) for name, value in spec.env.items()})
     except (secrets.Unresolved, ValueError) as error:
         # The latter: what no environment can have, a NUL.
-        bootstrap.give_up(spawn, str(error))
+        bootstrap.give_up(spawn, str(error), lock)
     if spec.ready_at_start:
         notify.notify(READY="1")
     # Python ignores these two, and a program inherits that.
@@ -57,16 +57,16 @@ def run(spec: wire.ZygoteSpec, spawn: wire.Spawn) -> NoReturn:
     execute([_filled(argument, params) for argument in spec.command], spawn, lock)
 
 
-def execute(argv: list[str], spawn: wire.Spawn, *keep: int) -> NoReturn:
+def execute(argv: list[str], spawn: wire.Spawn, lock: int, *keep: int) -> NoReturn:
     """Becomes the program, with these descriptors and the standard ones: the lock is held as long as it lives."""
-    for fd in keep:
+    for fd in (lock, *keep):
         os.set_inheritable(fd, True)
     sys.stdout.flush()
     try:
         os.execvp(argv[0], argv)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        bootstrap.give_up(spawn, f"cannot execute {argv[0]}: {reason}")
+        bootstrap.give_up(spawn, f"cannot execute {argv[0]}: {reason}", lock)
 
 
 def _all_names(spec: wire.ZygoteSpec) -> Iterator[str]:

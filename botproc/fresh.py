@@ -40,5 +40,5 @@ def main(order: int) -> None:
         loaded = target.load(spec)
     except BaseException:
         traceback.print_exc()
-        bootstrap.give_up(spawn, f"the kind {spec.kind} cannot be imported")
+        bootstrap.give_up(spawn, f"the kind {spec.kind} cannot be imported", lock)
     bootstrap.play(spec, loaded, spawn, lock)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import signal
+import stat
 import time
+from collections.abc import Collection
 
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -24,8 +27,8 @@ def become_subreaper() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def reset_signals() -> None:
-    """Every disposition as a fresh Python has it, and nothing blocked.
+def reset_signals(blocked: Collection[int] = ()) -> None:
+    """Every disposition as a fresh Python has it, and nothing blocked but these.
 
     What the parent ignored or blocked is inherited through exec: an ignored SIGCHLD would lose exit codes, a
     blocked SIGTERM would make each stop wait for the whole grace.
@@ -38,7 +41,7 @@ def reset_signals() -> None:
                 signal.signal(signum, signal.SIG_IGN)
             case _:
                 signal.signal(signum, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def open_standard_streams() -> None:
@@ -49,6 +52,34 @@ def open_standard_streams() -> None:
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
     os.close(fd)
+
+
+def open_file(path: str, flags: int) -> int:
+    """Open a file for its owner alone, and make it and its directory where they are missing.
+
+    Raises OSError, also where something else than a regular file stands: a pipe would hold up its opener, and a
+    symbolic link lead it elsewhere.
+    """
+    flags |= os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        try:
+            fd = os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+            fd = os.open(path, flags, 0o600)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise OSError(error.errno, "not a regular file", path) from None
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        # It becomes the standard output of programs that may look at that.
+        os.set_blocking(fd, True)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")

@@ -96,17 +96,18 @@ class Reaper(Generic[K]):
         return deaths
 
     def sweep(self, died: Iterable[K]) -> list[tuple[K, int]]:
-        """Kills what the dead have left.
+        """Kills what the dead have left. Raises OSError when it cannot be seen now; then nothing is done.
 
         Returns the keys of which nothing is left any more, each with how many processes were killed after it.
         Where several died at once, what they left is theirs together.
         """
-        heirs, self._bereaved = self._bereaved, []
         died = set(died)
-        if not died and not heirs:
+        if not died and not self._bereaved:
             return []
-        estate: _Estate[K] = _Estate(died)
         strays = self.children() - self._expected.keys() - self._estates.keys() - self._spared
+        # From here on nothing fails: after an error of the line before the same call does all that is left to do.
+        heirs, self._bereaved = self._bereaved, []
+        estate: _Estate[K] = _Estate(died)
         if strays:
             for other in heirs:
                 estate.keys |= other.keys

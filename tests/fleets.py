@@ -54,13 +54,12 @@ class World:
         """Bots that are running."""
         own = {"restart": {"policy": "never"}}
         new = NewBot(kind="any", params={}, restart=ONCE, overrides=own, labels=fields)
-        return [(await self.fleet.create(new, wait=Wait.READY)).bot.bot_id for _ in range(count)]
+        return [(await self.fleet.create(new, wait=Wait.READY)).bot_id for _ in range(count)]
 
     async def names(self, count: int) -> dict[str | None, State]:
         """Names and states of all bots, once there are so many and none is just being started."""
 
         async def read() -> dict[str | None, State]:
-            views = await self.fleet.listing.every(BotQuery(states=ALL))
-            return {view.bot.name: view.bot.state for view in views}
+            return {bot.name: bot.state for bot in await self.fleet.listing.bots(BotQuery(states=ALL))}
 
         return await eventually(read, lambda bots: len(bots) >= count and State.STARTING not in bots.values())

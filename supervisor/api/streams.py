@@ -23,7 +23,7 @@ class Streams:
 
     @contextlib.contextmanager
     def one(self) -> Iterator[None]:
-        """KindParams a place while the block lasts. Raises Unavailable."""
+        """Takes a place while the block lasts. Raises Unavailable."""
         if self.count >= self._limit:
             raise errors.Unavailable(f"{self._limit} streams are open, the most that max_streams allows")
         self.count += 1

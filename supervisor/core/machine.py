@@ -420,7 +420,7 @@ class Machine:
         permanent = exit_.exit_code in wire.PERMANENT_EXITS
         if permanent:
             assert exit_.exit_code is not None
-            exit_ = dataclasses.replace(exit_, detail=wire.PERMANENT_EXITS[exit_.exit_code])
+            exit_ = dataclasses.replace(exit_, detail=exit_.detail or wire.PERMANENT_EXITS[exit_.exit_code])
         cause = self.bot.last_exit.cause
         if cause is Cause.LOST and attempt.ending is not None:
             # However it ended, it was to end.

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 PROC = Path("/proc/self")
 _LEAF = "supervisor"
 _PERIOD_US = 100_000
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 _ROUNDS = 3
 """What our processes fork while they are moved is moved in the next round; what is moved forks into the same group."""
 
@@ -74,11 +75,14 @@ class Groups:
         self._parent: Path | None = None
         self._controllers: frozenset[str] = frozenset()
         self._why = ""
+        self._made: set[int] = set()
+        """The bots that have a group, as far as one was made here or found at the first look."""
 
     def make(self, bot_id: int, limits: Limits, our_pids: Callable[[], Collection[int]]) -> str:
         """A fresh group with these limits, which the bot's process is to join: its directory.
 
-        Empty when the bot needs none, or when none can be had; then a warning says what does not hold.
+        Empty when the bot needs none, or when none can be had; then a warning says what does not hold. Raises OSError
+        when no descriptor is left: that is no reason to start a bot without its limits.
 
         Args:
             our_pids: the pids of our processes, which may be moved with what descends from them.
@@ -88,8 +92,8 @@ class Groups:
             return ""
         self._look()
         if self._parent is not None and not self._taken:
-            self._taken = True
             self._take(self._parent, our_pids())
+            self._taken = True
         if (note := self.note(limits)) and note not in self._told:
             self._told.add(note)
             log.warning("limits of bot-%s: %s", bot_id, note)
@@ -99,36 +103,47 @@ class Groups:
         directory = self._parent / f"bot-{bot_id}"
         try:
             directory.mkdir()
+            self._made.add(bot_id)
             for file, value in self._values(limits).items():
                 # Not every kernel can swap, or kill a group as one.
                 if file in ("memory.swap.max", "memory.oom.group") and not (directory / file).exists():
                     continue
                 (directory / file).write_text(value)
         except OSError as error:
-            log.warning("bot-%s has no control group: %s", bot_id, error)
             self.remove(bot_id)
+            if error.errno in _NO_DESCRIPTOR:
+                raise
+            log.warning("bot-%s has no control group: %s", bot_id, error)
             return ""
         return str(directory)
 
     def directory(self, bot_id: int) -> Path | None:
-        """The group of a bot; None when it has none."""
-        self._look()
-        directory = self._parent / f"bot-{bot_id}" if self._parent else None
-        return directory if directory and directory.is_dir() else None
+        """The group of a bot; None when it has none. Costs nothing then."""
+        with contextlib.suppress(OSError):
+            self._look()
+        return self._parent / f"bot-{bot_id}" if self._parent is not None and bot_id in self._made else None
 
     def remove(self, bot_id: int) -> None:
-        """The bot has no process: its group can go. One that has, after all, stays."""
+        """The bot has no process: its group can go. One that has, after all, stays until it is asked for again."""
         directory = self.directory(bot_id)
-        if directory is not None:
-            with contextlib.suppress(OSError):
-                directory.rmdir()
+        if directory is None:
+            return
+        try:
+            directory.rmdir()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            log.warning("the control group of bot-%s stays for now: %s", bot_id, error)
+            return
+        self._made.discard(bot_id)
 
     def note(self, limits: Limits) -> str:
         """Which of these limits do not hold as they should, and why; empty when all do."""
         wanted = _wanted(limits)
         if not wanted:
             return ""
-        self._look()
+        with contextlib.suppress(OSError):
+            self._look()
         missing = [controller for controller in wanted if controller not in self._controllers]
         if not missing:
             return ""
@@ -141,23 +156,24 @@ class Groups:
     # ---- the group that is delegated to us
 
     def _look(self) -> None:
-        """Finds it, and changes nothing."""
+        """Find it, and change nothing. Raises OSError when no descriptor is left; the next look may succeed."""
         if self._looked:
             return
-        self._looked = True
         parent = own(proc=self._proc)
         if parent is None:
             self._why = "no writable cgroup v2 is delegated: none is mounted here"
-            return
-        if parent.name == _LEAF:
-            # Where an earlier supervisor of this group has put us.
-            parent = parent.parent
-        if not all(os.access(parent / file, os.W_OK) for file in ("", "cgroup.procs", "cgroup.subtree_control")):
-            self._why = f"no writable cgroup v2 is delegated: {parent} cannot be written to"
-            return
-        self._parent = parent
-        there = (parent / "cgroup.controllers").read_text().split()
-        self._controllers = frozenset(there) & frozenset(_CONTROLLERS.values())
+        else:
+            if parent.name == _LEAF:
+                # Where an earlier supervisor of this group has put us.
+                parent = parent.parent
+            if all(os.access(parent / file, os.W_OK) for file in ("", "cgroup.procs", "cgroup.subtree_control")):
+                there = (parent / "cgroup.controllers").read_text().split()
+                self._made = {int(group.name[4:]) for group in parent.glob("bot-*") if group.name[4:].isdecimal()}
+                self._controllers = frozenset(there) & frozenset(_CONTROLLERS.values())
+                self._parent = parent
+            else:
+                self._why = f"no writable cgroup v2 is delegated: {parent} cannot be written to"
+        self._looked = True
 
     def _take(self, parent: Path, ours: Collection[int]) -> None:
         """Makes room for groups with limits below it."""
@@ -174,6 +190,8 @@ class Groups:
             for controller in sorted(self._controllers):
                 (parent / "cgroup.subtree_control").write_text(f"+{controller}")
         except OSError as error:
+            if error.errno in _NO_DESCRIPTOR:
+                raise
             reason = error.strerror
             if error.errno == errno.EBUSY and (others := _pids(parent)):
                 reason = f"other processes are in it (pid {others[0]})"

@@ -19,7 +19,7 @@ class Descendants:
         self._fds: dict[int, int] = {}
 
     def look(self, pid: int, fd: int) -> None:
-        """KindParams hold of all that the process has started, and of what that has in turn. `fd` is its pidfd."""
+        """Takes hold of all that the process has started, and of what that has in turn. `fd` is its pidfd."""
         for child in _children(pid):
             with contextlib.suppress(OSError):
                 if child not in self._fds or not pidfd.lives(self._fds[child]):

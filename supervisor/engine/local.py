@@ -20,7 +20,7 @@ from supervisor.engine import cgroups, oom, pidfd
 from supervisor.engine.locks import Locks
 from supervisor.engine.notifications import Notifications
 from supervisor.engine.orphans import Orphans
-from supervisor.engine.process import LocalProcess
+from supervisor.engine.process import RETRY_S, LocalProcess
 from supervisor.engine.protocol import KindParams, KindStatus, OnNotify, Order, Process
 from supervisor.engine.slot import Slot
 from supervisor.engine.zygote_client import Listener, Zygote, fingerprint
@@ -28,6 +28,7 @@ from supervisor.logs import BotLogs
 
 log = logging.getLogger(__name__)
 
+_HALF_MADE_TRIES = 10
 _HELLO_S = 3.0
 """Timeout for a zygote of an earlier supervisor to name its bots; one with bots answers at once."""
 
@@ -75,11 +76,13 @@ class LocalEngine:
     async def open(self) -> None:
         """Find the zygotes of an earlier supervisor, with the bots that they have. Raises OSError."""
         kernel.become_subreaper()
+        # Read once, and here: later there may be no descriptor for it.
+        pidfd.boot_id()
         self._orphans = Orphans(self._background, self._on_end)
         self._notifications = Notifications(self._run_dir, self._on_notify)
         for kind, spec in self._kinds.items():
             self._slot(kind).set_spec(spec, is_same=True)
-        paths = [path for path in self._run_dir.glob("*.sock") if path.name != "notify.sock"]
+        paths = [path for path in self._run_dir.glob("*.sock") if path.name != "notify.sock" and _is_only_here(path)]
         # Of two of a kind that was imported again, the later one has the code of now.
         paths.sort(key=lambda path: path.stat().st_mtime_ns)
         newest = {path.name.rsplit(".", 2)[0]: path for path in paths}
@@ -148,6 +151,10 @@ class LocalEngine:
     async def spawn(self, order: Order) -> LocalProcess:
         zygote = await self._slot(order.kind).warm_zygote()
         self._oom.look()
+        try:
+            cgroup = self._groups.make(order.bot_id, order.limits, self._our_pids)
+        except OSError as error:
+            raise errors.SpawnFailed(f"cannot make the control group of the bot: {error.strerror}") from error
         spawn = wire.Spawn(
             run_id=order.run_id,
             bot_id=order.bot_id,
@@ -160,7 +167,7 @@ class LocalEngine:
             data_dir=str(self._data_dir / "bots" / str(order.bot_id)),
             grace_s=order.grace_s,
             limits=dataclasses.asdict(order.limits),
-            cgroup=self._groups.make(order.bot_id, order.limits, self._our_pids),
+            cgroup=cgroup,
         )
         with self._notifications.held(order.run_id):
             try:
@@ -183,9 +190,12 @@ class LocalEngine:
         identity = run.identity or self._locks.holder(run.bot_id, run.run_id)
         if identity is None:
             return None
+        if not self._locks.is_of(identity.pid, run.bot_id, self._logs.path(run.bot_id)):
+            # Gone; or it is of the directory that this one is a copy of, and a bot of the supervisor there.
+            return None
         output = self._logs.output(run.bot_id, run.log_start)
         process = LocalProcess(run.bot_id, run.run_id, identity, self._locks.path(run.bot_id), output, lambda _: None)
-        if process.fd is None:
+        if not process.hold():
             return None
         self._know(process)
         self._orphans.adopt(process)
@@ -333,15 +343,27 @@ class LocalEngine:
         A bot leaves the zygote's session when it has its lock: one that is not seen there, as it is about to leave, is
         found by the lock.
         """
-        try:
-            await zygote.end_session()
-            identity = self._locks.holder(bot_id)
-            holder = pidfd.open_process(identity) if identity else None
-            if holder is not None:
-                await pidfd.kill(holder)
-        except OSError as error:
-            # No descriptor is left. The lock still keeps two of them apart.
-            log.warning("cannot end what the zygote of %s had half made: %s", zygote.kind, error.strerror)
+        for _ in range(_HALF_MADE_TRIES):
+            try:
+                await zygote.end_session()
+                identity = self._locks.holder(bot_id)
+                holder = pidfd.open_process(identity) if identity else None
+                if holder is not None:
+                    await pidfd.kill(holder)
+                return
+            except OSError as error:
+                # No descriptor is left. The lock still keeps two of them apart.
+                log.warning("cannot end what the zygote of %s had half made: %s", zygote.kind, error.strerror)
+            await asyncio.sleep(RETRY_S)
+
+
+def _is_only_here(path: Path) -> bool:
+    """Whether the socket has no second name, as in a copy of a data directory that was made with hard links: to connect
+    would take the zygote from the supervisor there."""
+    if path.stat().st_nlink == 1:
+        return True
+    log.warning("%s has another name elsewhere, and is not used: is this a copy of a data directory?", path)
+    return False
 
 
 async def _dismiss(zygotes: Collection[Zygote]) -> None:

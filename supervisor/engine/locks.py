@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 from pathlib import Path
 
 from botproc import kernel
 from supervisor.core.model import Identity
 from supervisor.engine import pidfd
+
+log = logging.getLogger(__name__)
 
 
 class Locks:
@@ -51,10 +54,50 @@ class Locks:
         finally:
             os.close(fd)
 
+    def is_of(self, pid: int, bot_id: int, log_path: Path) -> bool:
+        """Whether the process is a bot of this very directory: it has the lock file or the log of here open.
+
+        A copy of a data directory names the same pids, and the processes are still those of the original. A bot may
+        have closed its lock, with every descriptor that it did not know.
+        """
+        here = set()
+        for path in (self.path(bot_id), log_path):
+            with contextlib.suppress(OSError):
+                found = path.stat()
+                here.add((found.st_dev, found.st_ino))
+        try:
+            numbers = os.listdir(f"/proc/{pid}/fd")
+        except PermissionError:
+            # It has become another user's. That somebody holds the lock of here must do.
+            return self._is_held(bot_id)
+        except OSError:
+            return False
+        for number in numbers:
+            with contextlib.suppress(OSError):
+                found = os.stat(f"/proc/{pid}/fd/{number}")
+                if (found.st_dev, found.st_ino) in here:
+                    return True
+        return False
+
+    def _is_held(self, bot_id: int) -> bool:
+        try:
+            with self.path(bot_id).open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
+
     def remove(self, bot_id: int) -> None:
         """The file can go, unless it is that of a copy that lives after all: then it keeps the next one from being made
-        beside it."""
+        beside it. One that cannot be looked at stays, too."""
         path = self.path(bot_id)
-        with contextlib.suppress(FileNotFoundError, BlockingIOError), path.open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
+        try:
+            with path.open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+        except (FileNotFoundError, BlockingIOError):
+            pass
+        except OSError as error:
+            log.warning("cannot remove %s: %s", path, error.strerror)

@@ -6,6 +6,8 @@ to a count that has grown since the last look: it is a good guess. Of a bot that
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import re
 import time
@@ -13,19 +15,25 @@ from pathlib import Path
 
 from supervisor.engine import cgroups
 
+_VERSION_1 = "memory.oom_control"
+
+_GROUPS = 64
+"""Maximum number of groups of version 1 that are looked into: each takes two system calls at every start."""
+
 _FRESH_S = 10.0
 """How long after a look that saw the counter grow a process may be told to have been killed by that."""
 
 
 def counter(proc: Path = cgroups.PROC, machine: Path = Path("/proc/vmstat")) -> Path:
     """The narrowest file that counts what the kernel kills for memory around here, in a line `oom_kill`."""
-    if (own := cgroups.own(proc=proc)) is not None:
-        # Version 2 counts what is killed further down too.
-        for directory in (own, *own.parents):
-            if (file := directory / "memory.events").exists():
-                return file
-    if (own := cgroups.own("memory", proc)) is not None and (file := own / "memory.oom_control").exists():
-        return file
+    with contextlib.suppress(OSError):
+        if (own := cgroups.own(proc=proc)) is not None:
+            # Version 2 counts what is killed further down too.
+            for directory in (own, *own.parents):
+                if (file := directory / "memory.events").exists():
+                    return file
+        if (own := cgroups.own("memory", proc)) is not None and (file := own / _VERSION_1).exists():
+            return file
     return machine
 
 
@@ -34,19 +42,25 @@ class Oom:
 
     def __init__(self, path: Path) -> None:
         self._fd = _opened(path)
-        self._count = _kills(self._fd)
+        # Version 1 counts in each group what is killed in that very one.
+        self._below = path.parent if path.name == _VERSION_1 else None
+        self._counts = self._read()
         self._unclaimed = 0
         self._grew_at = 0.0
 
     def look(self) -> None:
-        """KindParams note of the count: what is old by the time a process ends has not ended it. One read, or two."""
-        count, now = _kills(self._fd), time.monotonic()
-        if count > self._count:
-            self._unclaimed += count - self._count
+        """Take note of the count: what is old by the time a process ends has not ended it. One read, or two."""
+        now = time.monotonic()
+        grown = 0
+        for group, count in self._read().items():
+            # A group that is new was made since the last look, so all that it counts has happened since.
+            grown += max(0, count - self._counts.get(group, 0))
+            self._counts[group] = count
+        if grown:
+            self._unclaimed += grown
             self._grew_at = now
         elif now - self._grew_at > _FRESH_S:
             self._unclaimed = 0
-        self._count = count
 
     def killed(self, group: Path | None) -> bool:
         """Whether a process that was just seen to have ended by SIGKILL was killed for memory.
@@ -58,17 +72,30 @@ class Oom:
         # One for each process that was killed: the next one may have been killed by somebody else.
         here = self._unclaimed > 0
         self._unclaimed -= here
-        fd = _opened(group / "memory.events") if group else None
-        if fd is None:
-            return here
-        try:
-            return _kills(fd) > 0
-        finally:
-            os.close(fd)
+        count = _kills_in(group / "memory.events") if group else None
+        return here if count is None else count > 0
 
     def close(self) -> None:
         if self._fd is not None:
             os.close(self._fd)
+
+    def _read(self) -> dict[str, int]:
+        """The counts that can be read now, by group; that of the file itself under ""."""
+        counts = {"": _kills(self._fd)}
+        if self._below is not None:
+            for directory, _, _ in itertools.islice(os.walk(self._below), _GROUPS):
+                if directory != str(self._below):
+                    counts[directory] = _kills_in(Path(directory, _VERSION_1))
+        return {group: count for group, count in counts.items() if count is not None}
+
+
+def _kills_in(path: Path) -> int | None:
+    fd = _opened(path)
+    try:
+        return _kills(fd)
+    finally:
+        if fd is not None:
+            os.close(fd)
 
 
 def _opened(path: Path) -> int | None:
@@ -79,8 +106,9 @@ def _opened(path: Path) -> int | None:
         return None
 
 
-def _kills(fd: int | None) -> int:
-    """The number in the line `oom_kill`; 0 where there is none, as before Linux 4.13."""
+def _kills(fd: int | None) -> int | None:
+    """The number in the line `oom_kill`, 0 where there is no such line, as before Linux 4.13; None if it cannot be
+    read, as when the group was removed."""
     text = b""
     try:
         while fd is not None and (more := os.pread(fd, 1 << 16, len(text))):
@@ -88,5 +116,5 @@ def _kills(fd: int | None) -> int:
             if found := re.search(rb"^oom_kill (\d+)$", text, re.M):
                 return int(found[1])
     except OSError:
-        pass  # The group that it counted for was removed.
-    return 0
+        return None
+    return None if fd is None else 0

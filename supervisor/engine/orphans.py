@@ -23,7 +23,7 @@ from supervisor.background import Background
 from supervisor.core.model import Exit, now_us
 from supervisor.engine import pidfd
 from supervisor.engine.descendants import Descendants
-from supervisor.engine.process import LocalProcess
+from supervisor.engine.process import RETRY_S, LocalProcess
 from supervisor.engine.zygote_client import Zygote, lost_exit
 
 log = logging.getLogger(__name__)
@@ -111,17 +111,28 @@ class Orphans:
 
     def watch(self, process: LocalProcess, zygote_pid: int = 0) -> None:
         """Find out how the process ended, as soon as it has."""
-        if process.fd is None:
-            self._finish(process, lost_exit("it ended together with its zygote"))
-        else:
+        try:
+            there = process.hold()
+        except OSError as error:
+            log.warning("cannot watch bot-%s, pid %s, for now: %s", process.bot_id, process.pid, error.strerror)
+            asyncio.get_running_loop().call_later(RETRY_S, self.watch, process, zygote_pid)
+            return
+        if there:
             process.when_over(lambda: self._find_out(process, zygote_pid))
+        elif process.alive:
+            self._finish(process, lost_exit("it ended together with its zygote"))
 
     def _find_out(self, process: LocalProcess, zygote_pid: int, tries: int = 0) -> None:
         """How a process ended that no zygote waits for any more."""
         self.reap()
         if process.fd is None:
             return
-        zombie = pidfd.zombie(process.identity)
+        try:
+            zombie = pidfd.zombie(process.identity)
+        except OSError as error:
+            log.warning("cannot see yet how bot-%s ended: %s", process.bot_id, error.strerror)
+            asyncio.get_running_loop().call_later(RETRY_S, self._find_out, process, zygote_pid, tries)
+            return
         if zombie is not None and zombie[0] in (os.getpid(), zygote_pid) and tries < _REAPED_TRIES:
             # On its way to us: a zygote that dies closes its socket a moment before it gives its children away.
             asyncio.get_running_loop().call_later(_REAPED_S, self._find_out, process, zygote_pid, tries + 1)
@@ -173,8 +184,14 @@ class Orphans:
         """End what the dead have left; once a dead zygote's last words are read, which may tell of another bot."""
         if any(isinstance(key, Zygote) and key.is_heard for key in self._died):
             return
-        died, self._died = self._died, []
-        for key, killed in self._reaper.sweep(died):
+        try:
+            swept = self._reaper.sweep(self._died)
+        except OSError as error:
+            log.warning("cannot see yet what the dead have left: %s", error.strerror)
+            asyncio.get_running_loop().call_later(RETRY_S, self._sweep)
+            return
+        self._died.clear()
+        for key, killed in swept:
             if isinstance(key, Zygote):
                 key.swept()
             else:
@@ -182,4 +199,9 @@ class Orphans:
 
 
 async def _end_descendants(process: LocalProcess, descendants: Descendants) -> None:
-    process.swept(await descendants.end())
+    killed = 0
+    try:
+        killed = await descendants.end()
+    except OSError as error:
+        log.warning("cannot end all that bot-%s had started: %s", process.bot_id, error.strerror)
+    process.swept(killed)

@@ -50,6 +50,9 @@ def open_process(identity: Identity) -> int | None:
         same = os.fstat(fd).st_ino == identity.inode and kernel.start_ticks(identity.pid) == identity.start_ticks
     except (FileNotFoundError, ProcessLookupError):
         same = False
+    except OSError:
+        os.close(fd)
+        raise
     if not same:
         os.close(fd)
         return None

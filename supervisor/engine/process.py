@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
-from botproc import kernel
-from supervisor.core.model import Exit, Identity, Usage
+from botproc import kernel, wire
+from supervisor.core.model import Exit, Identity, Raised, Usage
 from supervisor.engine import crash_report, pidfd, usage
 from supervisor.engine.descendants import Descendants
 from supervisor.logs import Output
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 0.1
+"""Interval between tries of what failed as no descriptor was left."""
 
 
 class LocalProcess:
@@ -37,8 +45,11 @@ class LocalProcess:
         loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[Exit] = loop.create_future()
         self._swept: asyncio.Future[Exit] = loop.create_future()
-        # Held from here to the end: whatever becomes of the pid, this refers to our process.
-        self.fd = pidfd.open_process(identity)
+        self.fd: int | None = None
+        # Held from here to the end: whatever becomes of the pid, this refers to our process. If no descriptor is left,
+        # each verb tries again.
+        with contextlib.suppress(OSError):
+            self.hold()
         self._meter = usage.Meter(identity)
         self.over = False
         """It has ended, says the kernel; how, whoever reaps it has yet to tell."""
@@ -74,6 +85,12 @@ class LocalProcess:
     async def sweep(self) -> Exit:
         return await asyncio.shield(self._swept)
 
+    def hold(self) -> bool:
+        """Open the pidfd, if it is not open yet. False when the process is gone. Raises OSError."""
+        if self.fd is None and self.alive:
+            self.fd = pidfd.open_process(self._identity)
+        return self.fd is not None
+
     def when_over(self, call: Callable[[], None]) -> None:
         """Have this called once when the process has ended, in the place of what was to be called before."""
 
@@ -83,8 +100,14 @@ class LocalProcess:
             self.over = True
             call()
 
-        if self.fd is not None:
-            asyncio.get_running_loop().add_reader(self.fd, over)
+        loop = asyncio.get_running_loop()
+        try:
+            if self.hold():
+                assert self.fd is not None
+                loop.add_reader(self.fd, over)
+        except OSError as error:
+            log.warning("cannot watch bot-%s, pid %s, for now: %s", self.bot_id, self.pid, error.strerror)
+            loop.call_later(RETRY_S, self.when_over, call)
 
     def unwatch(self) -> None:
         """Its end is not for us to see."""
@@ -94,15 +117,26 @@ class LocalProcess:
     def terminate(self) -> None:
         self.output.dump_ends()
         self._look_for_descendants()
-        if self.fd is not None and pidfd.send(self.fd, signal.SIGTERM):
-            # A stopped process takes its SIGTERM only when it wakes.
-            pidfd.send(self.fd, signal.SIGCONT)
+        # A stopped process takes its SIGTERM only when it wakes.
+        self._send(signal.SIGTERM, signal.SIGCONT)
 
     def kill(self) -> None:
         self._killed = True
         self._look_for_descendants()
-        if self.fd is not None:
-            pidfd.send(self.fd, signal.SIGKILL)
+        self._send(signal.SIGKILL)
+
+    def _send(self, *signums: int) -> None:
+        """Send signals, as soon as there is a descriptor to do that with. Nothing happens when it has ended."""
+        try:
+            if self.hold():
+                assert self.fd is not None
+                for signum in signums:
+                    pidfd.send(self.fd, signum)
+        except PermissionError:
+            log.warning("cannot signal bot-%s, pid %s: it is another user's", self.bot_id, self.pid)
+        except OSError as error:
+            log.warning("cannot signal bot-%s, pid %s, for now: %s", self.bot_id, self.pid, error.strerror)
+            asyncio.get_running_loop().call_later(RETRY_S, self._send, *signums)
 
     def _look_for_descendants(self) -> None:
         # While it lives: afterwards nobody could say whose they were.
@@ -110,13 +144,12 @@ class LocalProcess:
             self.descendants.look(self._identity.pid, self.fd)
 
     def signal(self, signum: int) -> None:
-        if self.fd is None or not pidfd.send(self.fd, signum):
+        if not self.hold() or not pidfd.send(cast(int, self.fd), signum):
             raise ProcessLookupError
 
     def dump(self) -> None:
         self.output.dump_begins()
-        if self.fd is not None:
-            pidfd.send(self.fd, kernel.DUMP_SIGNAL)
+        self._send(kernel.DUMP_SIGNAL)
 
     def usage(self) -> Usage | None:
         return self._meter.read()
@@ -128,14 +161,24 @@ class LocalProcess:
     def ended(self, exit_: Exit) -> None:
         """Told by whoever has reaped it; again when nothing that it had started is left."""
         if not self._ended.done():
-            if exit_.exit_code:
-                # Now, since the file is the next run's as soon as that has begun.
-                exit_ = dataclasses.replace(exit_, raised=crash_report.read(self._lock_path, self.run_id))
-            if exit_.signal == signal.SIGKILL and not self._killed and self.out_of_memory():
-                exit_ = dataclasses.replace(exit_, oom=True)
             words = self.output.last_words()
-            exit_ = dataclasses.replace(exit_, log_end=words.log_end, last_lines=words.last_lines, stacks=words.stacks)
-            self._ended.set_result(exit_)
+            # Now, since the file is the next run's as soon as that has begun.
+            raised = crash_report.read(self._lock_path, self.run_id) if exit_.exit_code else None
+            detail = exit_.detail
+            if exit_.exit_code == wire.EXIT_UNUSABLE:
+                detail = _why_unusable(raised, words.last_lines) or detail
+                raised = None
+            self._ended.set_result(
+                dataclasses.replace(
+                    exit_,
+                    oom=exit_.signal == signal.SIGKILL and not self._killed and self.out_of_memory(),
+                    detail=detail,
+                    raised=raised,
+                    log_end=words.log_end,
+                    last_lines=words.last_lines,
+                    stacks=words.stacks,
+                )
+            )
             if self.fd is not None:
                 self.unwatch()
                 os.close(self.fd)
@@ -149,3 +192,10 @@ class LocalProcess:
         if not self._swept.done():
             before = self._ended.result()
             self._swept.set_result(dataclasses.replace(before, descendants_killed=killed, swept=True))
+
+
+def _why_unusable(raised: Raised | None, last_lines: Sequence[str]) -> str:
+    """What the bot has said of why it cannot be set up: in its lock file, else in its log."""
+    if raised is not None:
+        return raised.message
+    return last_lines[-1].partition(" cannot be set up: ")[2] if last_lines else ""

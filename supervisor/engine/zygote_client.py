@@ -25,12 +25,13 @@ from supervisor import __version__, settings
 from supervisor.core import errors
 from supervisor.core.model import Cause, Exit, Identity, Params, now_us
 from supervisor.engine import pidfd
-from supervisor.engine.process import LocalProcess
+from supervisor.engine.process import RETRY_S, LocalProcess
 from supervisor.engine.watchdog import Watchdog
 from supervisor.logs import Output
 
 log = logging.getLogger(__name__)
 
+_HOLD_TRIES = 5
 _LINE_LIMIT = 4 << 20
 _spawn = multiprocessing.get_context("spawn")
 
@@ -102,6 +103,7 @@ class Zygote:
     def start(cls, spec: wire.ZygoteSpec, listener: Listener) -> Zygote:
         """Start a new one, to be connected to. Raises SpawnFailed when no process can be made."""
         process = _spawn.Process(target=zygote.main, args=(spec,), name=f"zygote {spec.kind}")
+        _leave_deleted_directory()
         try:
             process.start()
             assert process.pid is not None
@@ -111,8 +113,9 @@ class Zygote:
                 # A child of ours that is not reaped yet: the number is surely its own.
                 os.kill(process.pid, signal.SIGKILL)
             raise errors.SpawnFailed(f"cannot start the zygote of {spec.kind}: {error.strerror}") from error
-        # The engine reaps all children of the supervisor: multiprocessing need not know of this one.
-        multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
+        finally:
+            # The engine reaps all children of the supervisor: multiprocessing need not know of this one.
+            multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
         path = Path(spec.run_dir) / spec.socket_name
         return cls(spec.kind, path, listener, (process.pid, fd))
 
@@ -133,7 +136,11 @@ class Zygote:
         peer: socket.socket = self._writer.get_extra_info("socket")
         self.pid = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
         if self._fd is None:
-            self._fd = os.pidfd_open(self.pid)
+            try:
+                self._fd = os.pidfd_open(self.pid)
+            except OSError:
+                self.close()
+                raise
         asyncio.get_running_loop().add_reader(self._fd, self._on_death, peer)
         self._reading = asyncio.create_task(self._read(reader), name=f"zygote {self.kind}")
 
@@ -207,7 +214,7 @@ class Zygote:
         self._pending[spawn.run_id] = answer, places
         self._send(spawn)
         self._watchdog.watch()
-        return await asyncio.shield(answer)
+        return await _held(await asyncio.shield(answer))
 
     def check(self, params: Params) -> asyncio.Future[list[dict[str, Any]]]:
         """What the kind's model finds wrong with the parameters. Raises SpawnFailed when the zygote has ended, and the
@@ -247,7 +254,7 @@ class Zygote:
             return
         self.lost.set()
         self._watchdog.close()
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             self.socket_path.unlink()
         gone = errors.SpawnFailed(f"the zygote of {self.kind} has ended")
         if not self.hello.done():
@@ -269,7 +276,7 @@ class Zygote:
     async def end_session(self) -> None:
         """Once it has died: ends what it had forked and not told of, as far as that is still in its session. Looked for
         once, for all who wait for it. Raises OSError when no descriptor is left."""
-        if self._ending is None:
+        if self._ending is None or (self._ending.done() and self._ending.exception()):
             self._ending = asyncio.create_task(self._end_session(), name=f"end session {self.pid}")
         await asyncio.shield(self._ending)
 
@@ -373,6 +380,33 @@ class Zygote:
         process = LocalProcess(bot_id, run_id, identity, lock_path, output, self.acknowledge)
         self.processes[run_id] = process
         return process
+
+
+def _leave_deleted_directory() -> None:
+    """A directory that is gone is no place to be: multiprocessing has each process go there first."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        log.warning("the working directory was deleted: from now on it is /, and relative paths begin there")
+        os.chdir("/")
+
+
+async def _held(process: LocalProcess) -> LocalProcess:
+    """The process that was just made, with its pidfd. Raises SpawnFailed when there is no descriptor for that, once the
+    process is ended again."""
+    for _ in range(_HOLD_TRIES):
+        try:
+            # False: it has ended again, and how is about to be told.
+            process.hold()
+            return process
+        except OSError as error:
+            why = error.strerror
+            await asyncio.sleep(RETRY_S)
+    process.kill()
+    process.acknowledge()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(process.sweep(), pidfd.KILLED_S)
+    raise errors.SpawnFailed(f"the supervisor has no descriptor left: {why}")
 
 
 def lost_exit(detail: str) -> Exit:

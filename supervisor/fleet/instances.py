@@ -79,8 +79,8 @@ class Instances:
 
     async def _kinds_by_name(self) -> Mapping[str, str]:
         """The kinds of all bots that have a name."""
-        views = await self._listing.every(BotQuery(states=frozenset(State)))
-        return {view.bot.name: view.bot.kind for view in views if view.bot.name is not None}
+        bots = await self._listing.bots(BotQuery(states=frozenset(State)))
+        return {bot.name: bot.kind for bot in bots if bot.name is not None}
 
     async def _make_missing(self, kind: str, spec: settings.Kind, taken: Mapping[str, str]) -> None:
         """Make those that are not there. Those that are stay, whatever their state."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from supervisor.core import errors
-from supervisor.core.model import BotQuery, BotView, Outcome, State
+from supervisor.core.model import Bot, BotQuery, Outcome, State
 from supervisor.core.table import Step
 from supervisor.fleet.fleet import Fleet
 
@@ -19,7 +19,7 @@ _UP = frozenset({State.RUNNING, State.EXITED, State.SCHEDULED})
 
 _DOWN = frozenset({State.STOPPED})
 
-Command = Callable[[int], Awaitable[BotView]]
+Command = Callable[[int], Awaitable[Bot]]
 
 
 async def start(fleet: Fleet, query: BotQuery) -> Sequence[Outcome]:
@@ -40,9 +40,9 @@ async def restart(
     With `max_parallel` in batches of so many, by id: the next begins when all of one are up, and the first in which
     one is not ends it.
     """
-    views = await fleet.listing.every(query)
-    fleet.catalogue.refuse_gone(Step.RESTART, [view.bot for view in views])
-    found, command = [view.bot.bot_id for view in views], partial(fleet.restart, grace_s=grace_s)
+    bots = await fleet.listing.bots(query)
+    fleet.catalogue.refuse_gone(Step.RESTART, bots)
+    found, command = [bot.bot_id for bot in bots], partial(fleet.restart, grace_s=grace_s)
     size = max_parallel or max(1, len(found))
     outcomes: list[Outcome] = []
     for begin in range(0, len(found), size):
@@ -57,7 +57,7 @@ async def restart(
 
 
 async def _found(fleet: Fleet, query: BotQuery) -> Sequence[int]:
-    return [view.bot.bot_id for view in await fleet.listing.every(query)]
+    return [bot.bot_id for bot in await fleet.listing.bots(query)]
 
 
 async def _each(fleet: Fleet, bot_ids: Sequence[int], command: Command, good: frozenset[State]) -> Sequence[Outcome]:
@@ -67,10 +67,10 @@ async def _each(fleet: Fleet, bot_ids: Sequence[int], command: Command, good: fr
     async def one(bot_id: int) -> Outcome:
         async with turns:
             try:
-                view = await command(bot_id)
+                bot = await command(bot_id)
             except errors.Problem as problem:
                 return await _as_it_is(fleet, bot_id, problem.detail)
-            return Outcome(bot_id=bot_id, ok=view.bot.state in good, state=view.bot.state, detail=view.reason)
+            return Outcome(bot_id=bot_id, ok=bot.state in good, state=bot.state, detail=bot.reason)
 
     return await asyncio.gather(*map(one, bot_ids))
 
@@ -78,7 +78,7 @@ async def _each(fleet: Fleet, bot_ids: Sequence[int], command: Command, good: fr
 async def _as_it_is(fleet: Fleet, bot_id: int, detail: str) -> Outcome:
     """The outcome for a bot with which it was not done, for the reason `detail`."""
     try:
-        state = (await fleet.listing.view(bot_id)).bot.state
+        state = (await fleet.listing.bot(bot_id)).state
     except errors.Problem:
         # It was forgotten meanwhile, or the ledger cannot be read.
         state = None

@@ -39,9 +39,12 @@ def open_log(path: Path, flags: int) -> int:
     """Open a log. A bot owns its log and may put anything in its place, so only a regular file is one, and links are
     not followed. Raises OSError."""
     fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+    except OSError:
         os.close(fd)
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
+        raise
     return fd
 
 

@@ -483,7 +483,8 @@ def test_starts_take_turns(make_program: Make) -> None:
     asking.start()
     second = wait_for(lambda: [b for b in program.get("/bots").json() if b["bot_id"] != first], what="the second")[0]
     assert (second["state"], second["pid"]) == ("starting", None)
-    wait_for(lambda: program.bot(second["bot_id"])["reason"] == "starts next", what="the reason")
+    wait_for(lambda: program.bot(second["bot_id"])["waiting_for"] == "turn", what="the reason")
+    assert program.bot(second["bot_id"])["reason"] == "waits for its turn to start"
     # Another kind is not held up.
     assert program.bot(program.start_bot())["pid"]
     program.post(f"/bots/{first}/stop")

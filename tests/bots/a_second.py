@@ -1,4 +1,4 @@
-"""KindParams a second to import."""
+"""Takes a second to import."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""KindParams the process that imports it down, as a broken extension module does."""
+"""Takes the process that imports it down, as a broken extension module does."""
 
 import os
 import signal

@@ -9,7 +9,7 @@ MIB = 1 << 20
 
 
 def allocates(*, mib: int, keep: bool = False) -> None:
-    """KindParams memory and writes to it, MiB by MiB, then waits if it is to keep it."""
+    """Takes memory and writes to it, MiB by MiB, then waits if it is to keep it."""
     taken = []
     for _ in range(mib):
         taken.append(os.urandom(MIB))

@@ -1,4 +1,4 @@
-"""KindParams three seconds to import."""
+"""Takes three seconds to import."""
 
 import asyncio
 import time

@@ -221,3 +221,33 @@ def test_the_counter_is_the_nearest(tmp_path: Path) -> None:
     version_1 = tmp_path / "elsewhere" / "memory.oom_control"
     version_1.write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n")
     assert oom.counter(kernel.proc, machine) == version_1
+
+
+def test_a_kill_in_a_group_of_version_1_below_our_own_counts(tmp_path: Path) -> None:
+    below = tmp_path / "bots" / "greedy"
+    below.mkdir(parents=True)
+    for directory, kills in ((tmp_path, 0), (tmp_path / "bots", 2), (below, 7)):
+        (directory / "memory.oom_control").write_text(f"under_oom 0\noom_kill {kills}\n")
+    watcher = oom.Oom(tmp_path / "memory.oom_control")
+    assert not watcher.killed(None), "all of that was before"
+    (below / "memory.oom_control").write_text("under_oom 0\noom_kill 8\n")
+    assert [watcher.killed(None) for _ in range(2)] == [True, False]
+    (below / "memory.oom_control").unlink()
+    below.rmdir()
+    assert not watcher.killed(None)
+    watcher.close()
+
+
+def test_a_counter_that_cannot_be_read_once_is_not_taken_for_growth(tmp_path: Path) -> None:
+    file = tmp_path / "vmstat"
+    file.write_text("oom_kill 3\n")
+    watcher = oom.Oom(file)
+    with pytest.MonkeyPatch.context() as patch:
+
+        def fails(*_: object) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+        patch.setattr(os, "pread", fails)
+        assert not watcher.killed(None)
+    assert not watcher.killed(None)
+    watcher.close()

@@ -56,7 +56,7 @@ def under(kind: settings.Kind, overrides: Overrides | None = None, name: str | N
 
 
 async def make(world: World, kind: settings.Kind, overrides: Overrides | None = None) -> int:
-    return (await world.fleet.create(under(kind, overrides), wait=Wait.READY)).bot.bot_id
+    return (await world.fleet.create(under(kind, overrides), wait=Wait.READY)).bot_id
 
 
 async def read(world: World, kind: settings.Kind) -> None:
@@ -85,7 +85,7 @@ async def test_a_running_bot_has_the_new_terms_from_its_next_start_on(world: Wor
     await read(world, NEW)
     assert (await shown(world, bot_id)).grace_s == 3.0
     after = await world.fleet.restart(bot_id)
-    for bot in (after.bot, await shown(world, bot_id), await stored(world, bot_id)):
+    for bot in (after, await shown(world, bot_id), await stored(world, bot_id)):
         assert bot.grace_s == 4.0
         assert bot.restart == RestartPolicy(policy=Policy.NEVER, max_restarts=8)
         assert bot.limits == Limits(nice=5, cpu_affinity=(0, 1))
@@ -113,7 +113,7 @@ async def test_a_bot_without_a_process_is_shown_with_the_terms_of_its_next_start
     await read(world, NEW)
     assert (await shown(world, bot_id)).grace_s == 4.0
     assert (await stored(world, bot_id)).grace_s == 3.0
-    assert (await world.fleet.start(bot_id)).bot.grace_s == 4.0
+    assert (await world.fleet.start(bot_id)).grace_s == 4.0
 
 
 async def test_a_kind_that_is_gone_takes_nothing_from_its_bots(world: World) -> None:

@@ -91,7 +91,7 @@ async def test_who_waits_for_a_turn_is_told_its_place_now(world: World) -> None:
     await makers[0]
 
     async def waiting() -> list[str]:
-        views = await world.fleet.listing.every(BotQuery())
+        views = (await world.fleet.listing.list(BotQuery())).items
         return [view.reason for view in views if view.waiting_for is WaitingFor.TURN]
 
     async def next_one() -> None:
@@ -101,14 +101,15 @@ async def test_who_waits_for_a_turn_is_told_its_place_now(world: World) -> None:
 
     while len(await waiting()) < 4:  # noqa: ASYNC110
         await asyncio.sleep(0)
-    behind = "waits for its turn to start, behind "
-    assert await waiting() == ["starts next", f"{behind}1 other", f"{behind}2 others", f"{behind}3 others"]
+    waits = "waits for its turn to start"
+    behind = [f"{waits}, behind {others}" for others in ("1 other", "2 others", "3 others")]
+    assert await waiting() == [waits, *behind]
     await next_one()
-    assert await waiting() == ["starts next", f"{behind}1 other", f"{behind}2 others"]
+    assert await waiting() == [waits, *behind[:2]]
     await world.fleet.stop(4)
-    assert await waiting() == ["starts next", f"{behind}1 other"]
+    assert await waiting() == [waits, *behind[:1]]
     await next_one()
-    assert await waiting() == ["starts next"]
+    assert await waiting() == [waits]
 
 
 # ---- kinds that change
@@ -166,7 +167,7 @@ async def test_bots_whose_kind_is_gone_are_not_restarted_and_not_stopped_for_it(
     there = settings.Kind(target="c:d")
     world.now = {"new": there}
     await world.fleet.reload_kinds()
-    other = (await world.fleet.create(NewBot(kind="new", params={}, restart=ONCE), wait=Wait.READY)).bot.bot_id
+    other = (await world.fleet.create(NewBot(kind="new", params={}, restart=ONCE), wait=Wait.READY)).bot_id
     pids = {bot_id: world.engine.of(bot_id).identity.pid for bot_id in (running, other)}
     refused = "the settings no longer have the kind any; put it back and reload the kinds"
     for verb, command in (("restart", world.fleet.restart), ("start", world.fleet.start)):
@@ -193,7 +194,7 @@ async def test_bots_whose_kind_is_gone_are_not_restarted_and_not_stopped_for_it(
     assert [process.received for process in world.engine.processes if process.alive] == [[], []]
     world.now = {"any": settings.Kind(target="a:b"), "new": there}
     await world.fleet.reload_kinds()
-    assert (await world.fleet.start(stopped)).bot.state is State.RUNNING
+    assert (await world.fleet.start(stopped)).state is State.RUNNING
 
 
 async def test_a_start_that_is_refused_leaves_no_actor(world: World) -> None:
@@ -201,7 +202,7 @@ async def test_a_start_that_is_refused_leaves_no_actor(world: World) -> None:
     world.now = {"any": settings.Kind(target="a:b", exclusive="{token}")}
     await world.fleet.reload_kinds()
     new = NewBot(kind="any", params={"token": "env:A"}, restart=ONCE)
-    first = (await world.fleet.create(new, wait=Wait.READY)).bot.bot_id
+    first = (await world.fleet.create(new, wait=Wait.READY)).bot_id
     await world.fleet.stop(first)
     await world.fleet.create(new, wait=Wait.READY)
     for _ in range(3):
@@ -238,9 +239,9 @@ async def test_a_reload_names_the_instances_that_are_too_many(world: World, capl
     for _ in range(2):
         assert (await world.fleet.reload_kinds()).surplus == too_many
     assert "of any only 8 are wanted; too many, until they are deleted: any-9, any-10, any-11" in caplog.text
-    [last] = await world.fleet.listing.every(BotQuery(states=ALL, name="any-9"))
-    assert last.bot.state is State.RUNNING
-    await world.fleet.delete(last.bot.bot_id)
+    [last] = await world.fleet.listing.bots(BotQuery(states=ALL, name="any-9"))
+    assert last.state is State.RUNNING
+    await world.fleet.delete(last.bot_id)
     assert (await world.fleet.reload_kinds()).surplus == too_many[1:]
     del world.now["any"]
     assert (await world.fleet.reload_kinds()).surplus == [f"any-{n}" for n in (1, 2, 3, 4, 5, 6, 7, 8, 10, 11)]
@@ -272,7 +273,7 @@ async def test_instances_that_cannot_be_made(world: World, caplog: pytest.LogCap
     assert await world.names(2) == {"new-1": State.RUNNING, "new-2": State.RUNNING}
     assert "no bot new-1 is made: the name is taken by a bot of kind any" in caplog.text
     assert "no instances of any are made: any does not take these parameters: token: Field required" in caplog.text
-    assert len(await world.fleet.listing.every(BotQuery(states=ACTIVE))) == 2
+    assert len(await world.fleet.listing.bots(BotQuery(states=ACTIVE))) == 2
 
 
 # ---- many are made
@@ -283,14 +284,14 @@ async def test_what_cannot_be_started_is_undone_and_its_key_is_free(world: World
     async def make() -> list[int]:
         new = NewBot(kind="any", params={}, restart=ONCE)
         if count == 1:
-            return [(await world.fleet.create(new, idempotency=Idempotency(key="k"), wait=Wait.ATTEMPT)).bot.bot_id]
+            return [(await world.fleet.create(new, idempotency=Idempotency(key="k"), wait=Wait.ATTEMPT)).bot_id]
         made = await world.fleet.create_many(new, count, idempotency=Idempotency(key="k"), wait=Wait.ATTEMPT)
-        return [view.bot.bot_id for view in made]
+        return [bot.bot_id for bot in made]
 
     world.engine.fail_next(errors.SpawnFailed("cannot fork: no memory"))
     with pytest.raises(errors.SpawnFailed, match="no memory"):
         await make()
-    assert await world.fleet.listing.every(BotQuery(states=ALL)) == []
+    assert await world.fleet.listing.bots(BotQuery(states=ALL)) == []
     assert not [process for process in world.engine.processes if process.alive]
     made = await make()
     assert made == list(range(count + 1, 2 * count + 1))
@@ -301,7 +302,8 @@ async def test_a_known_key_gives_its_bots_as_they_are_now(world: World) -> None:
     async def make(key: str) -> dict[int, int | None]:
         new = NewBot(kind="any", params={}, restart=ONCE)
         made = await world.fleet.create_many(new, 4, idempotency=Idempotency(key=key), wait=Wait.READY)
-        return {view.bot.bot_id: view.live.pid if view.live else None for view in made}
+        lives = {bot.bot_id: world.fleet.listing.look(bot).live for bot in made}
+        return {bot_id: live.pid if live else None for bot_id, live in lives.items()}
 
     made = await make("k")
     first, second, *others = made

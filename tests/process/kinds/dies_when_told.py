@@ -1,4 +1,4 @@
-"""KindParams its parent, the zygote, with it."""
+"""Takes its parent, the zygote, with it."""
 
 from __future__ import annotations
 

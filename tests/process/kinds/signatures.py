@@ -28,7 +28,7 @@ async def everything(
     pair: tuple[int, int] = (1, 2),
     **rest: Any,
 ) -> None:
-    """KindParams all sorts
+    """Takes all sorts
     of parameters.
 
     Much more could be said.
