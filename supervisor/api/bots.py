@@ -27,7 +27,7 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern="^[!-~]+$",
-        description="the same key gives the same bot, made once",
+        description="the same key gives the same bot, made once; with another body it is refused",
     ),
 ]
 
@@ -133,9 +133,9 @@ class Bots:
         a problem, none. Answered once each has a process or could not be given one. A known Idempotency-Key is
         answered in the same way, with the bots that were made then."""
         async with self._new(many) as new:
-            bots = await self.fleet.create_many(
-                new, many.count, idempotency_key=idempotency_key, wait=Wait.READY if wait else Wait.ATTEMPT
-            )
+            idempotency = self.fleet.idempotency(idempotency_key, many.canonical)
+            how = Wait.READY if wait else Wait.ATTEMPT
+            bots = await self.fleet.create_many(new, many.count, idempotency=idempotency, wait=how)
         audit.concerns(*(bot.bot_id for bot in bots))
         shown = [answers.bot(self.fleet.listing.look(bot)) for bot in bots]
         return answers.reply(answers.BATCH, answers.Batch(bots=shown), status=201)
@@ -165,9 +165,11 @@ class Bots:
         return _results(await rollout.restart(self.fleet, query, grace_s=grace_s, max_parallel=which.max_parallel))
 
     async def _create(self, asked: requests.NewBot | None, idempotency_key: str | None, wait: Wait) -> model.Bot:
-        async with self._new(asked or requests.NewBot()) as new:
+        asked = asked or requests.NewBot()
+        async with self._new(asked) as new:
+            idempotency = self.fleet.idempotency(idempotency_key, asked.canonical)
             try:
-                bot = await self.fleet.create(new, idempotency_key=idempotency_key, wait=wait)
+                bot = await self.fleet.create(new, idempotency=idempotency, wait=wait)
             except (errors.SpawnFailed, errors.BudgetSpent) as error:
                 if error.bot_id is not None:  # It was made, and stays.
                     audit.concerns(error.bot_id)

@@ -250,6 +250,17 @@ class NewBot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Idempotency:
+    """The key of a request that makes bots: if it comes again, it gives those that were made.
+
+    `digest` is that of the request. The same key with another one is refused; where none is known, it is not compared.
+    """
+
+    key: str
+    digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bot:
     """A bot as the ledger keeps it. `state` and `reason` are those of the latest event written."""
 

@@ -37,7 +37,7 @@ class FakeFleet:
         self.views: dict[int, model.BotView] = {}
         self.runs_: list[model.Run] = []
         self.crashes_: list[model.CrashGroup] = []
-        self.keys: dict[str, int] = {}
+        self.keys: dict[str, tuple[int, str | None]] = {}
         self.signals: list[tuple[int, int]] = []
         self.waited: list[Wait | bool] = []
         self.graces: list[float | None] = []
@@ -52,25 +52,31 @@ class FakeFleet:
 
     # ---- commands
 
+    def idempotency(self, key: str | None, request: str) -> model.Idempotency | None:
+        return None if key is None else model.Idempotency(key=key, digest=request)
+
     async def create_many(
-        self, new: model.NewBot, count: int, *, idempotency_key: str | None = None, wait: Wait
+        self, new: model.NewBot, count: int, *, idempotency: model.Idempotency | None = None, wait: Wait
     ) -> Sequence[model.Bot]:
         return [await self.create(new, wait=wait) for _ in range(count)]
 
-    async def create(self, new: model.NewBot, *, idempotency_key: str | None = None, wait: Wait) -> model.Bot:
+    async def create(self, new: model.NewBot, *, idempotency: model.Idempotency | None = None, wait: Wait) -> model.Bot:
         self.waited.append(wait)
         if self.shutting_down:
             raise errors.ShuttingDown
-        if idempotency_key in self.keys:
-            return self.views[self.keys[idempotency_key]].bot
+        if idempotency is not None and idempotency.key in self.keys:
+            bot_id, digest = self.keys[idempotency.key]
+            if digest != idempotency.digest:
+                raise errors.KeyReused("the key came with another request before")
+            return self.views[bot_id].bot
         if new.name is not None and any(view.bot.name == new.name for view in self.views.values()):
             raise errors.NameTaken(f"there is a bot {new.name!r} already")
         if new.kind == "broken":
             raise errors.SpawnFailed("cannot fork: no memory")
         self.made.append(new)
         bot_id = len(self.views) + 1
-        if idempotency_key is not None:
-            self.keys[idempotency_key] = bot_id
+        if idempotency is not None:
+            self.keys[idempotency.key] = bot_id, idempotency.digest
         bot = model.Bot(
             **{field.name: getattr(new, field.name) for field in dataclasses.fields(new)},
             bot_id=bot_id,
@@ -248,7 +254,7 @@ class FakeFleet:
     async def reload_kinds(self) -> model.Reloaded:
         if self.refused:
             raise errors.NotReloaded(self.refused)
-        return model.Reloaded(added=["new"], changed=[], removed=["old"])
+        return model.Reloaded(added=["new"], changed=[], removed=["old"], surplus=["old-2"])
 
     async def reload_kind(self, name: str) -> model.KindView:
         self.defaults(name)

@@ -35,7 +35,7 @@ class _Row:
     """A bot on the disk, and what only the ledger knows of it."""
 
     bot: model.Bot
-    key: tuple[str, int] | None
+    key: model.Idempotency | None
     forgotten: bool = False
 
 
@@ -242,21 +242,21 @@ class MemoryLedger(Ledger):
         count: int = 1,
         *,
         started_at: int | None,
-        idempotency_key: str | None = None,
+        idempotency: model.Idempotency | None = None,
         budget: model.Budget | None = None,
     ) -> tuple[list[tuple[model.Bot, int | None]], bool]:
         event_ids = [next(self._numbers) for _ in range(count)]
         told: list[model.Event] = []
 
         def write(disk: Disk) -> tuple[list[tuple[model.Bot, int | None]], bool]:
-            if idempotency_key is not None and (earlier := _of_key(disk, idempotency_key)):
+            if idempotency is not None and (earlier := _of_key(disk, idempotency)):
                 return [(bot, None) for bot in earlier], False
             if new.name is not None and (count > 1 or any(bot.name == new.name for bot in disk.bots())):
                 raise errors.NameTaken(f"another bot has the name {new.name!r}")
             made: list[tuple[model.Bot, int | None]] = []
-            for number, event_id in enumerate(event_ids):
+            for event_id in event_ids:
                 bot = _new_bot(next(disk.bot_ids), new)
-                disk.rows[bot.bot_id] = _Row(bot, None if idempotency_key is None else (idempotency_key, number))
+                disk.rows[bot.bot_id] = _Row(bot, idempotency)
                 run_id = None
                 if started_at is not None and _may_start(disk, budget):
                     run_id = disk.open_run(bot.bot_id, bot.kind, bot.params, started_at)
@@ -409,8 +409,8 @@ class MemoryLedger(Ledger):
     async def bots_without_overrides(self) -> list[model.Bot]:
         return []
 
-    async def bots_of_key(self, idempotency_key: str) -> list[model.Bot]:
-        return _of_key(await self._disk_of_now(), idempotency_key)
+    async def bots_of_key(self, idempotency: model.Idempotency) -> list[model.Bot]:
+        return _of_key(await self._disk_of_now(), idempotency)
 
     async def bots(self, query: model.BotQuery, *, exclude: Collection[int] = ()) -> list[model.Bot]:
         disk = await self._disk_of_now()
@@ -528,8 +528,11 @@ def _may_start(disk: Disk, budget: model.Budget | None) -> bool:
     return True
 
 
-def _of_key(disk: Disk, idempotency_key: str) -> list[model.Bot]:
-    return [row.bot for row in disk.rows.values() if row.key is not None and row.key[0] == idempotency_key]
+def _of_key(disk: Disk, idempotency: model.Idempotency) -> list[model.Bot]:
+    found = [row for row in disk.rows.values() if row.key is not None and row.key.key == idempotency.key]
+    if any(row.key != idempotency for row in found):
+        raise errors.KeyReused("the key came with another request before")
+    return [row.bot for row in found]
 
 
 def _may_go(disk: Disk, run: model.Run) -> bool:
