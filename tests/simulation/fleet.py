@@ -23,7 +23,7 @@ from typing import Any
 from supervisor import settings
 from supervisor.core import errors, model
 from supervisor.core.attempt import Phase
-from supervisor.core.model import SETTLED, Bot, BotQuery, Cause, Goal, NewBot, Params, Raised, State
+from supervisor.core.model import SETTLED, Bot, BotQuery, Cause, Goal, Idempotency, NewBot, Params, Raised, State
 from supervisor.fleet import actor as actor_module
 from supervisor.fleet.actor import Actor
 from supervisor.fleet.catalogue import Catalogue
@@ -348,7 +348,8 @@ class FleetStage:
     def _create(self, kind: str, account: str, name: str | None, key: str | None, wait: Wait) -> None:
         if (new := self._new(kind, account, name)) is not None:
             verb = "create" if key is None else "create with a key"
-            self._call(verb, None, lambda fleet: fleet.create(new, idempotency_key=key, wait=wait))
+            idempotency = None if key is None else Idempotency(key=key)
+            self._call(verb, None, lambda fleet: fleet.create(new, idempotency=idempotency, wait=wait))
 
     def _create_many(self, kind: str, account: str, count: int, wait: Wait) -> None:
         if (new := self._new(kind, account, None)) is not None:
