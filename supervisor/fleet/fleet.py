@@ -334,7 +334,8 @@ class Fleet:
         starts = await actor.ask(Step.STOP, grace_s)
         if not wait:
             return actor.bot
-        bot = await self._within_grace(actor, lambda: actor.state in SETTLED or actor.machine.starts != starts)
+        machine = actor.machine
+        bot = await self._within_grace(actor, lambda: machine.bot.state in SETTLED or machine.starts != starts)
         # As it was when it had stopped, whoever may have started it again since.
         return dataclasses.replace(bot, state=State.STOPPED)
 
