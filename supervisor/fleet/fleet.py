@@ -21,13 +21,13 @@ from supervisor.core.model import (
     Goal,
     Idempotency,
     NewBot,
-    Reloaded,
     Run,
     Schedule,
     State,
     now_us,
 )
 from supervisor.core.table import Step
+from supervisor.core.views import Reloaded
 from supervisor.engine.protocol import Engine, Logs
 from supervisor.fleet import credentials
 from supervisor.fleet.actor import Actor

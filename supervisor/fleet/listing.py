@@ -10,7 +10,15 @@ from operator import attrgetter
 
 from supervisor.core import errors, reasons
 from supervisor.core.attempt import Phase
-from supervisor.core.model import ACTIVE, SETTLED, Bot, BotQuery, BotView, LiveView, Page, State
+from supervisor.core.model import (
+    ACTIVE,
+    SETTLED,
+    Bot,
+    BotQuery,
+    Page,
+    State,
+)
+from supervisor.core.views import BotView, LiveView
 from supervisor.engine.protocol import Engine
 from supervisor.fleet.actor import Actor
 from supervisor.fleet.catalogue import Catalogue
