@@ -9,6 +9,7 @@ import os
 import signal
 import stat
 import time
+from collections.abc import Collection
 
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -26,8 +27,8 @@ def become_subreaper() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def reset_signals() -> None:
-    """Every disposition as a fresh Python has it, and nothing blocked.
+def reset_signals(blocked: Collection[int] = ()) -> None:
+    """Every disposition as a fresh Python has it, and nothing blocked but these.
 
     What the parent ignored or blocked is inherited through exec: an ignored SIGCHLD would lose exit codes, a
     blocked SIGTERM would make each stop wait for the whole grace.
@@ -40,7 +41,7 @@ def reset_signals() -> None:
                 signal.signal(signum, signal.SIG_IGN)
             case _:
                 signal.signal(signum, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def open_standard_streams() -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 
 def main() -> int:
     """Run the command line and return its exit code."""
+    from supervisor import handover
+
+    # What follows takes half a second, and is not to be ended by a signal for which there is a handler at its end.
+    handover.hold_signals()
     from supervisor.cli import app
 
     return app.main()

@@ -7,7 +7,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from botproc import kernel
@@ -15,7 +15,7 @@ from supervisor import settings
 from supervisor.core import errors
 
 LOCK = "supervisor.lock"
-"""The file that is locked: the holder's pid, and once it serves a second line, which is never the same again."""
+"""The file of the holder: its pid, and once it serves a second line, which is never the same again."""
 
 
 def add_flag(parser: argparse.ArgumentParser) -> None:
@@ -28,40 +28,61 @@ def add_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-@contextlib.contextmanager
-def held(data_dir: Path) -> Iterator[Callable[[], None]]:
-    """Makes the directory, for its owner alone, and locks it. The lock goes with the process, however it ends.
+class Held:
+    """The data directory that is ours. `fd` has the lock, for a supervisor that is to replace this one."""
 
-    Gives what is to be called when the supervisor serves: `bot-supervisor restart` waits for that.
+    def __init__(self, fd: int, record: int) -> None:
+        self.fd = fd
+        self._record = record
+
+    def serves(self) -> None:
+        """Say that the supervisor serves: `bot-supervisor restart` waits for that."""
+        # On a full disk everything goes on but a restart.
+        with contextlib.suppress(OSError):
+            os.write(self._record, f"serves since {time.monotonic()}\n".encode())
+
+
+@contextlib.contextmanager
+def held(data_dir: Path, handed: int | None = None) -> Iterator[Held]:
+    """Make the directory, for its owner alone, and lock it. The lock goes with the process, however it ends.
+
+    Locked is the directory itself, which no one can replace by another while it is in use, as they can a file in it.
+    The file is locked too: a version that knows of nothing else must be kept out, and keep us out. `handed` is the
+    descriptor that had the lock of the supervisor that we replace.
 
     Raises DataDirectoryBusy, SettingsRefused.
     """
-    try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(data_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise errors.SettingsRefused(f"cannot use {data_dir} for data: {error.strerror}") from None
+    descriptors = []
     try:
         try:
-            kernel.lock(descriptor)
+            data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory = os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            descriptors.append(directory)
+            record = os.open(data_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptors.append(record)
+        except OSError as error:
+            raise errors.SettingsRefused(f"cannot use {data_dir} for data: {error.strerror}") from None
+        if handed is not None:
+            descriptors.append(handed)
+            if os.path.samestat(os.fstat(handed), os.fstat(directory)):
+                directory = handed
+        try:
+            kernel.lock(directory)
+            kernel.lock(record)
         except BlockingIOError:
-            holder = os.read(descriptor, 20).decode().partition("\n")[0]
-            raise errors.DataDirectoryBusy(f"another supervisor (pid {holder}) works in {data_dir}") from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
-
-        def serves() -> None:
-            # On a full disk everything goes on but for a restart.
-            with contextlib.suppress(OSError):
-                os.write(descriptor, f"serves since {time.monotonic()}\n".encode())
-
-        yield serves
+            holder = os.read(record, 20).decode().partition("\n")[0]
+            who = f"another supervisor (pid {holder})" if holder else "another supervisor"
+            raise errors.DataDirectoryBusy(f"{who} works in {data_dir}") from None
+        os.ftruncate(record, 0)
+        os.write(record, f"{os.getpid()}\n".encode())
+        yield Held(directory, record)
     finally:
-        os.close(descriptor)
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 def said(data_dir: Path) -> tuple[int, str]:
-    """What the lock tells of its latest holder: its pid, and since when it serves, "" before it does.
+    """What the latest holder of the lock wrote: its pid, and since when it serves, "" before it does.
 
     (0, "") when there is nothing to read. Raises OSError.
     """
@@ -70,18 +91,24 @@ def said(data_dir: Path) -> tuple[int, str]:
 
 
 def holder(data_dir: Path) -> int | None:
-    """The pid of the supervisor that works in the directory; None where none does. Changes nothing. Raises OSError."""
+    """The pid of the supervisor that works in the directory, 0 before it has said that; None where none does.
+
+    Changes nothing. Raises OSError.
+    """
     try:
-        return said(data_dir)[0] if is_locked(data_dir / LOCK) else None
+        is_held = is_locked(data_dir) or is_locked(data_dir / LOCK)
+        return said(data_dir)[0] if is_held else None
     except FileNotFoundError:
         return None
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds this lock, the supervisor's or a bot's. Raises OSError."""
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    """Whether a process holds the lock of this file or directory. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
     return False

@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 
-from supervisor import data_directory, logs
+from supervisor import data_directory, handover, logs
 from supervisor.api import application, audit, listener, server, threads
 from supervisor.core import errors
 from supervisor.engine.local import LocalEngine
@@ -163,24 +163,25 @@ async def reload(fleet: Fleet) -> None:
         log.warning("the kinds are as they were: %s", problem.detail)
 
 
-async def serve(settings: Settings, reread: Callable[[], Settings]) -> socket.socket | None:
+async def serve(settings: Settings, reread: Callable[[], Settings]) -> handover.Handover | None:
     """Run until SIGTERM or SIGINT: then stop all bots, answering reads meanwhile, and return None.
 
-    Or until SIGUSR2: then leave the bots as they are, and return the listening socket for the supervisor that is to
-    take over. At SIGHUP the kinds are those of the settings that `reread` gives, which raises SettingsRefused.
+    Or until SIGUSR2: then leave the bots as they are, and return what the supervisor that is to take over
+    goes on with. At SIGHUP the kinds are those of the settings that `reread` gives, which raises SettingsRefused.
 
     Raises Refused when the program cannot start.
     """
     loop = asyncio.get_running_loop()
     loop.set_default_executor(threads.pool())
     stop, replaced = asyncio.Event(), asyncio.Event()
+    handed = handover.received()
     counts = Metrics(per_bot=settings.metrics_per_bot)
     max_connections = min(settings.max_connections, server.raise_descriptor_limit() // 4)
     with (
-        data_directory.held(settings.data_dir) as serves,
-        listener.listen_locally(settings.uds)
+        data_directory.held(settings.data_dir, handed.get("lock")) as data_dir,
+        listener.listen_locally(settings.uds, handed.get("http"))
         if settings.uds
-        else listener.listen(settings.host, settings.port) as sock,
+        else listener.listen(settings.host, settings.port, handed.get("http")) as sock,
         console(settings) as out,
     ):
         # A second signal changes nothing: stopping takes the time that it takes, and that is bounded.
@@ -189,6 +190,7 @@ async def serve(settings: Settings, reread: Callable[[], Settings]) -> socket.so
         # Until the fleet is there it is only not to kill us.
         loop.add_signal_handler(signal.SIGUSR2, replaced.set)
         loop.add_signal_handler(signal.SIGHUP, log.info, "got SIGHUP before there is something to reload")
+        handover.release_signals()
         async with (
             open_ledger(settings, counts) as ledger,
             open_fleet(settings, ledger, counts, out, reread, lambda: replaced.is_set() and not stop.is_set()) as fleet,
@@ -210,20 +212,23 @@ async def serve(settings: Settings, reread: Callable[[], Settings]) -> socket.so
             http = server.Server(application.create(fleet, settings), max_connections=max_connections)
             fleet.metrics.connections.set_function(lambda: len(http.server_state.connections))
             serving = asyncio.create_task(http.serve(sockets=[sock]))
-            serves()
+            data_dir.serves()
             waiting = {asyncio.create_task(event.wait()) for event in (stop, replaced)}
             await asyncio.wait({serving, *waiting}, return_when=asyncio.FIRST_COMPLETED)
             if replaced.is_set() and not stop.is_set():
                 log.info("making way for a new supervisor; all bots run on")
-                handed = sock.dup()
+                handed_on = handover.Handover(sock.dup(), os.dup(data_dir.fd))
                 http.stop()
                 await serving
+                # From here on they are for the next supervisor, which stops the bots if it is told to.
+                handover.hold_signals()
+                for _ in range(3):
+                    # Those that came before reach their handlers.
+                    await asyncio.sleep(0)
                 if not stop.is_set():
-                    for signum in (signal.SIGTERM, signal.SIGINT):
-                        # It would come too late to stop bots: better to die of it than to lose it.
-                        loop.remove_signal_handler(signum)
-                    return handed
-                handed.close()
+                    return handed_on
+                handover.release_signals()
+                handed_on.close()
             log.info("stopping all bots")
             await fleet.shutdown(settings.shutdown_s)
             http.stop()

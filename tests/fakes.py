@@ -59,8 +59,8 @@ class FakeProcess:
     def alive(self) -> bool:
         return not self._ended.done()
 
-    def end(self, exit_code: int | None = None, *, signum: int | None = None) -> None:
-        """It ends, and what it had started too, unless `keeps_descendants`."""
+    def end(self, exit_code: int | None = None, *, signum: int | None = None, **more: Any) -> None:
+        """It ends, and what it had started too, unless `keeps_descendants`. `more`: other fields of its exit."""
         if self.alive:
             swept = not self.descendants and not self.keeps_descendants
             exit_ = Exit(
@@ -70,8 +70,7 @@ class FakeProcess:
                 cpu_seconds=0.25,
                 max_rss_bytes=2 << 20,
                 swept=swept,
-                log_end=0,
-                stacks=self.stacks,
+                **{"log_end": 0, "stacks": self.stacks, **more},
             )
             self._ended.set_result(exit_)
             if not self.keeps_descendants:

@@ -25,8 +25,8 @@ class Access(enum.Enum):
     ADMIN = "admin"
 
 
-LevelOf = Callable[[str, str], Access]
-"""The access level of a method and a path."""
+LevelOf = Callable[[Scope], Access]
+"""The access level that a call asks for."""
 
 Check = Callable[[Scope], Response | None]
 
@@ -72,7 +72,7 @@ class Origins:
         self.names = _hostnames(names)
 
     def __call__(self, scope: Scope) -> Response | None:
-        if scope["method"] in SAFE and self.level_of(scope["method"], scope["path"]) is not Access.ADMIN:
+        if scope["method"] in SAFE and self.level_of(scope) is not Access.ADMIN:
             return None
         host = "".join(_values(scope, b"host"))
         origins, sites = _values(scope, b"origin"), _values(scope, b"sec-fetch-site")
@@ -105,7 +105,7 @@ class Tokens:
         ]
 
     def __call__(self, scope: Scope) -> Response | None:
-        level = self.level_of(scope["method"], scope["path"])
+        level = self.level_of(scope)
         if not self.roles:
             client = scope["client"]
             scope["caller"] = "local" if client is None or settings.is_loopback(client[0]) else "anyone"

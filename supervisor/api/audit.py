@@ -34,7 +34,7 @@ class Audit:
         self.level_of = level_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.level_of(scope["method"], scope["path"]) is not access.Access.ADMIN:
+        if self.level_of(scope) is not access.Access.ADMIN:
             await self.app(scope, receive, send)
             return
         bots: list[int] = []

@@ -43,8 +43,8 @@ class Bots:
 
     async def start_new(self, new: requests.NewBot | None = None, idempotency_key: IdempotencyKey = None) -> Response:
         """Make a bot and start it; answered once its process exists and its run is in the ledger."""
-        view = await self._create(new, idempotency_key, Wait.PROCESS)
-        return answers.reply(answers.STARTED, answers.Started(bot_id=view.bot.bot_id))
+        bot = await self._create(new, idempotency_key, Wait.PROCESS)
+        return answers.reply(answers.STARTED, answers.Started(bot_id=bot.bot_id))
 
     async def stop_by_get(self, bot_id: BotId) -> Response:
         """Stop a bot; answered once its process and all that it started are gone. Changes state, also as GET."""
@@ -72,25 +72,28 @@ class Bots:
     ) -> Response:
         """Make a bot and start it; answered once its process exists or could not be made. A known Idempotency-Key
         is answered in the same way, with the bot that was made then."""
-        view = await self._create(new, idempotency_key, Wait.READY if wait else Wait.ATTEMPT)
-        location = {"Location": f"/bots/{view.bot.bot_id}"}
-        return answers.reply(answers.BOT, answers.bot(view), status=201, headers=location)
+        bot = await self._create(new, idempotency_key, Wait.READY if wait else Wait.ATTEMPT)
+        shown, location = answers.bot(self.fleet.listing.look(bot)), {"Location": f"/bots/{bot.bot_id}"}
+        return answers.reply(answers.BOT, shown, status=201, headers=location)
 
     async def get_bot(self, bot_id: BotId) -> Response:
         """One bot."""
-        return _bot(await self.fleet.listing.view(bot_id))
+        return _shown(await self.fleet.listing.view(bot_id))
 
     async def start_bot(self, bot_id: BotId, _: requests.Nothing | None = None, wait: Settled = True) -> Response:
         """Start a bot that has no process; one that is up is left alone."""
-        return _bot(await self.fleet.start(bot_id, wait=wait), wait)
+        return _shown(self.fleet.listing.look(await self.fleet.start(bot_id, wait=wait)), wait)
 
     async def stop_bot(self, bot_id: BotId, how: requests.Grace | None = None, wait: Settled = True) -> Response:
         """Stop a bot, and with it all that it started."""
-        return _bot(await self.fleet.stop(bot_id, grace_s=how.grace_s if how else None, wait=wait), wait)
+        bot = await self.fleet.stop(bot_id, grace_s=how.grace_s if how else None, wait=wait)
+        # As it was when it had stopped, whoever may have started it again since.
+        return _shown(model.BotView(bot=bot, reason=bot.reason) if wait else self.fleet.listing.look(bot), wait)
 
     async def restart_bot(self, bot_id: BotId, how: requests.Grace | None = None, wait: Settled = True) -> Response:
         """End the bot's process, and start another once all of it is gone."""
-        return _bot(await self.fleet.restart(bot_id, grace_s=how.grace_s if how else None, wait=wait), wait)
+        bot = await self.fleet.restart(bot_id, grace_s=how.grace_s if how else None, wait=wait)
+        return _shown(self.fleet.listing.look(bot), wait)
 
     async def signal_bot(self, bot_id: BotId, what: requests.Signal) -> Response:
         """Send a signal to the bot's process."""
@@ -130,11 +133,12 @@ class Bots:
         a problem, none. Answered once each has a process or could not be given one. A known Idempotency-Key is
         answered in the same way, with the bots that were made then."""
         async with self._new(many) as new:
-            views = await self.fleet.create_many(
+            bots = await self.fleet.create_many(
                 new, many.count, idempotency_key=idempotency_key, wait=Wait.READY if wait else Wait.ATTEMPT
             )
-        audit.concerns(*(view.bot.bot_id for view in views))
-        return answers.reply(answers.BATCH, answers.Batch(bots=list(map(answers.bot, views))), status=201)
+        audit.concerns(*(bot.bot_id for bot in bots))
+        shown = [answers.bot(self.fleet.listing.look(bot)) for bot in bots]
+        return answers.reply(answers.BATCH, answers.Batch(bots=shown), status=201)
 
     async def start_many(
         self, which: Annotated[requests.Selector, Query()], _: requests.Nothing | None = None
@@ -160,16 +164,16 @@ class Bots:
         query, grace_s = which.query(model.ACTIVE), how.grace_s if how else None
         return _results(await rollout.restart(self.fleet, query, grace_s=grace_s, max_parallel=which.max_parallel))
 
-    async def _create(self, asked: requests.NewBot | None, idempotency_key: str | None, wait: Wait) -> model.BotView:
+    async def _create(self, asked: requests.NewBot | None, idempotency_key: str | None, wait: Wait) -> model.Bot:
         async with self._new(asked or requests.NewBot()) as new:
             try:
-                view = await self.fleet.create(new, idempotency_key=idempotency_key, wait=wait)
+                bot = await self.fleet.create(new, idempotency_key=idempotency_key, wait=wait)
             except (errors.SpawnFailed, errors.BudgetSpent) as error:
                 if error.bot_id is not None:  # It was made, and stays.
                     audit.concerns(error.bot_id)
                 raise
-        audit.concerns(view.bot.bot_id)
-        return view
+        audit.concerns(bot.bot_id)
+        return bot
 
     @contextlib.asynccontextmanager
     async def _new(self, asked: requests.NewBot) -> AsyncIterator[model.NewBot]:
@@ -207,9 +211,9 @@ def _results(outcomes: Sequence[model.Outcome]) -> Response:
     return answers.reply(answers.RESULTS, answers.Results(results=outcomes))
 
 
-def _stopped(view: model.BotView) -> Response:
-    return answers.reply(answers.STOPPED, answers.Stopped(bot_id=view.bot.bot_id, state=view.bot.state))
+def _stopped(bot: model.Bot) -> Response:
+    return answers.reply(answers.STOPPED, answers.Stopped(bot_id=bot.bot_id, state=bot.state))
 
 
-def _bot(view: model.BotView, settled: bool = True) -> Response:
+def _shown(view: model.BotView, settled: bool = True) -> Response:
     return answers.reply(answers.BOT, answers.bot(view), status=200 if settled else 202)

@@ -36,7 +36,7 @@ class Events:
         the number of its event, and whoever names the last one that he knows gets all that came after it. The last
         of a bot that is deleted is a message `deleted`, all others are `state`."""
         if bot_id is not None:
-            await self.fleet.listing.view(bot_id)
+            await self.fleet.listing.bot(bot_id)
         return streams.EventStream(
             self.streams, self._messages(since if last_event_id is None else last_event_id, bot_id)
         )

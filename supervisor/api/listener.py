@@ -14,12 +14,13 @@ from supervisor.core import errors
 BACKLOG = 1024
 UNREAD_S = 30.0
 """A client that reads nothing for so long is dropped."""
-HANDED_OVER = 3
-"""The descriptor by which a supervisor gives its socket to the one that replaces it."""
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket at an address. Raises SettingsRefused when that cannot be had."""
+def listen(host: str, port: int, handed: int | None = None) -> socket.socket:
+    """A listening socket at an address: that of the descriptor `handed` if it fits, or a new one.
+
+    Raises SettingsRefused when it cannot be had.
+    """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
 
@@ -27,7 +28,7 @@ def listen(host: str, port: int) -> socket.socket:
             own = kept.getsockname()
             return kept.family == family and own[0] == address[0] and port in (0, own[1])
 
-        sock = _handed_over(fits) or socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        sock = _handed_over(handed, fits) or socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]
         raise errors.SettingsRefused(f"cannot listen on {host}, port {port}: {reason}") from None
@@ -40,14 +41,14 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 @contextlib.contextmanager
-def listen_locally(path: Path) -> Iterator[socket.socket]:
+def listen_locally(path: Path, handed: int | None = None) -> Iterator[socket.socket]:
     """A listening unix socket that only its owner can open. Its file goes with the block, unless somebody still
     listens there: who was given the socket, or another program that has taken the path.
 
     Raises SettingsRefused when it cannot be had; what a dead program has left there is replaced.
     """
     try:
-        sock = _handed_over(lambda kept: _address(kept) == path and path.is_socket()) or _at(path)
+        sock = _handed_over(handed, lambda kept: _address(kept) == path and path.is_socket()) or _at(path)
     except OSError as error:
         raise errors.SettingsRefused(f"cannot listen on {path}: {error.strerror or error}") from None
     try:
@@ -94,13 +95,11 @@ def _remove_stale(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _handed_over(fits: Callable[[socket.socket], bool]) -> socket.socket | None:
-    """The socket that we were executed with, if there is one and it fits. As sd_listen_fds(3) has it."""
-    told = [os.environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS")]
-    if told != [str(os.getpid()), "1"]:
+def _handed_over(handed: int | None, fits: Callable[[socket.socket], bool]) -> socket.socket | None:
+    """The socket that we were executed with, if there is one and it fits."""
+    if handed is None:
         return None
-    sock = socket.socket(fileno=HANDED_OVER)
-    sock.set_inheritable(False)
+    sock = socket.socket(fileno=handed)
     sock.setblocking(False)
     if fits(sock):
         return sock

@@ -101,10 +101,10 @@ class NewBot(_Body):
     def overrides(self) -> model.Overrides:
         """What it says itself, and does not leave to its kind."""
         own: dict[str, Any] = {}
-        if self.restart is not None:
-            own["restart"] = self.restart.model_dump(mode="json", exclude_unset=True)
-        if self.limits is not None:
-            own["limits"] = self.limits.model_dump(mode="json", exclude_unset=True)
+        if self.restart is not None and (restart := self.restart.model_dump(mode="json", exclude_unset=True)):
+            own["restart"] = restart
+        if self.limits is not None and (limits := self.limits.model_dump(mode="json", exclude_unset=True)):
+            own["limits"] = limits
         if self.grace_s is not None:
             own["grace_s"] = self.grace_s
         if self.schedule is not None:

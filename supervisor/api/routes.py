@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.responses import HTMLResponse
 from starlette.routing import compile_path
+from starlette.types import Scope
 
 from supervisor.api import (
     access,
@@ -101,14 +104,19 @@ def table(fleet: Fleet, open_streams: streams.Streams) -> Table:
 
 
 def level_of(table: Table) -> access.LevelOf:
-    """Looks up what a method and a path ask for. What is in no row (an unknown path, /openapi.json) is read."""
-    rows = [(row.method, compile_path(row.path)[0], row.access) for section in table.values() for row in section]
+    """Look up what a call asks for, once for each. What is in no row (an unknown path, /openapi.json) is read."""
+    rows: dict[tuple[str, int], list[tuple[re.Pattern[str], access.Access]]] = {}
+    for row in itertools.chain.from_iterable(table.values()):
+        # Each parameter is one segment: a path has as many slashes as its row.
+        rows.setdefault((row.method, row.path.count("/")), []).append((compile_path(row.path)[0], row.access))
 
-    def level(method: str, path: str) -> access.Access:
-        method = "GET" if method == "HEAD" else method
-        for known, pattern, wanted in rows:
-            if method == known and pattern.match(path):
-                return wanted
-        return READ if method in access.SAFE else ADMIN
+    def level(scope: Scope) -> access.Access:
+        if "access" not in scope:
+            method, path = scope["method"], scope["path"]
+            candidates = rows.get(("GET" if method == "HEAD" else method, path.count("/")), ())
+            wanted = next((level for pattern, level in candidates if pattern.match(path)), None)
+            scope["access"] = wanted or (READ if method in access.SAFE else ADMIN)
+        found: access.Access = scope["access"]
+        return found
 
     return level

@@ -36,7 +36,7 @@ class Runs:
         """The runs of one bot, oldest first; also of one that was deleted."""
         page = await self.fleet.ledger.runs(query.query(bot_id))
         if not page.items:
-            await self.fleet.listing.view(bot_id)
+            await self.fleet.listing.bot(bot_id)
         return _page(page)
 
     async def get_run(self, run_id: Annotated[requests.Id, Path()]) -> Response:

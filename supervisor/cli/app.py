@@ -14,7 +14,7 @@ from typing import Any
 import pydantic_settings
 
 from botproc import kernel
-from supervisor import __version__, event_loop, settings
+from supervisor import __version__, event_loop, handover, settings
 from supervisor.cli import check, notify, restart, tokens
 from supervisor.core import errors
 
@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _refuse_namesake()
         arguments = sys.argv[1:] if argv is None else argv
         if arguments and (command := COMMANDS.get(arguments[0])):
+            handover.release_signals()
             return command(arguments[1:])
         # As it is now: the tokens are taken out of it.
         environment = dict(os.environ)
@@ -45,12 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         from supervisor import program
 
         # Before there are threads, which would keep a mask of their own, and descriptors.
-        kernel.reset_signals()
+        kernel.reset_signals(blocked=handover.hold_signals())
         kernel.open_standard_streams()
         with asyncio.Runner(loop_factory=event_loop.Loop) as runner:
-            sock = runner.run(program.serve(chosen, functools.partial(settings.read, flags, chosen)))
-        if sock is not None:
-            restart.replace(sock, environment)
+            handed = runner.run(program.serve(chosen, functools.partial(settings.read, flags, chosen)))
+        if handed is not None:
+            handover.execute(handed, environment)
         return 0
     except errors.Refused as refused:
         print(f"bot-supervisor: {refused.detail}", file=sys.stderr)

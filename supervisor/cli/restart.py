@@ -2,8 +2,8 @@
 
 `bot-supervisor restart` finds the supervisor by the lock of its data directory and sends it SIGUSR2. It answers what
 it was asked, leaves bots and zygotes as they are, closes the ledger, and executes what is installed now, with the
-same arguments and environment: as the same process, on the same socket, so that who connects meanwhile waits a
-moment and is not refused.
+same arguments and environment: as the same process, on the same socket (see `supervisor.handover`), so that a client
+that connects meanwhile waits a moment and is not refused.
 """
 
 from __future__ import annotations
@@ -12,15 +12,11 @@ import argparse
 import os
 import select
 import signal
-import socket
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from supervisor import data_directory
-from supervisor.api import listener
 from supervisor.core import errors
 
 LIMIT_S = 60.0
@@ -45,25 +41,16 @@ def restart(argv: Sequence[str]) -> int:
 
 def _restarted(data_dir: Path) -> tuple[int, float]:
     try:
-        before = pid, since = data_directory.said(data_dir)
-        fd = os.pidfd_open(pid) if pid and data_directory.holder(data_dir) == pid else None
+        before = pid, _ = _serving(data_dir)
+        fd = os.pidfd_open(pid)
     except (FileNotFoundError, ProcessLookupError):
-        fd = None
+        raise errors.NotReplaced(f"no supervisor works in {data_dir}") from None
     except OSError as error:
         raise errors.NotReplaced(f"cannot read {data_dir / data_directory.LOCK}: {error.strerror}") from None
-    if fd is None:
-        raise errors.NotReplaced(f"no supervisor works in {data_dir}")
     try:
-        if not since:
-            # It might not know the signal yet, or be of a version that never will, and die of it.
-            raise errors.NotReplaced(f"the supervisor in {data_dir}, pid {pid}, does not serve yet")
         try:
             # Looked at after the pidfd was opened: that is the process that will get the signal.
-            if not (
-                _has_lock(pid, data_dir)
-                and data_directory.holder(data_dir) == pid
-                and data_directory.said(data_dir) == before
-            ):
+            if not _has_lock(pid, data_dir):
                 raise errors.NotReplaced(f"the supervisor in {data_dir} has just changed: try again")
             begin = time.monotonic()
             signal.pidfd_send_signal(fd, signal.SIGUSR2)
@@ -86,26 +73,25 @@ def _restarted(data_dir: Path) -> tuple[int, float]:
         os.close(fd)
 
 
-def _has_lock(pid: int, data_dir: Path) -> bool:
-    """Whether the process has the lock file open. Raises OSError."""
-    lock = (data_dir / data_directory.LOCK).stat()
-    fds = Path(f"/proc/{pid}/fd")
-    return any(os.path.samestat(lock, fd.stat()) for fd in fds.iterdir() if fd.exists())
+def _serving(data_dir: Path) -> tuple[int, str]:
+    """The pid of the supervisor, and since when it serves: waits while one starts, or is being replaced.
 
-
-def replace(sock: socket.socket, environment: Mapping[str, str]) -> NoReturn:
-    """Becomes the new supervisor, which goes on with the listening socket. Raises NotReplaced.
-
-    Args:
-        sock: the listening one.
-        environment: that of our own start, tokens included.
+    Raises NotReplaced, OSError.
     """
-    os.dup2(sock.fileno(), listener.HANDED_OVER)
-    os.set_inheritable(listener.HANDED_OVER, True)
-    handed = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
-    try:
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**environment, **handed})
-    except OSError as error:
-        raise errors.NotReplaced(
-            f"cannot execute {sys.executable}: {error.strerror}. Bots run on; start the supervisor again"
-        ) from None
+    begin = time.monotonic()
+    while True:
+        if data_directory.holder(data_dir) is None:
+            raise errors.NotReplaced(f"no supervisor works in {data_dir}")
+        pid, since = data_directory.said(data_dir)
+        if since:
+            return pid, since
+        if time.monotonic() - begin > LIMIT_S:
+            raise errors.NotReplaced(f"the supervisor in {data_dir}, pid {pid}, does not serve yet")
+        time.sleep(_LOOK_S)
+
+
+def _has_lock(pid: int, data_dir: Path) -> bool:
+    """Whether the process has what is locked open: the directory or, in version 0.1.0, the file. Raises OSError."""
+    locked = [path.stat() for path in (data_dir, data_dir / data_directory.LOCK)]
+    opened = [fd.stat() for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.exists()]
+    return any(os.path.samestat(one, other) for one in locked for other in opened)

@@ -445,7 +445,7 @@ class Machine:
         self._effects.append(effects.Acknowledge(None if ending is None else now.time - ending.since))
         by_others = exit_.asked is not None and verdict.state is State.STARTING
         over = (verdict.state in (State.EXITED, State.FAILED) or by_others) and not permanent
-        schedule, ended_at = self.bot.schedule, max(attempt.began, exit_.ended_at)
+        schedule, ended_at = now.terms.applied(self.bot).schedule, max(attempt.began, exit_.ended_at)
         if over and schedule and (due := schedules.after_run(schedule, attempt.began, ended_at)) is not None:
             # However this run ended, it was one of many.
             self._window.clear()

@@ -15,6 +15,7 @@ class Terms:
     """The terms of a kind, complete.
 
     `ready`: a bot is ready at its `start`, when it says so (`notify`), or when it has lived for so many seconds.
+    `known`: the settings have the kind. The terms of one that is gone are only a stand-in, and change no bot.
     """
 
     restart: RestartPolicy
@@ -24,6 +25,7 @@ class Terms:
     start_timeout_s: float
     ready: Literal["start", "notify"] | float
     heartbeat_s: float | None
+    known: bool = True
 
     def over(self, own: Overrides) -> Self:
         """These terms, with what a bot says itself over them."""
@@ -42,6 +44,8 @@ class Terms:
 
     def applied(self, bot: Bot) -> Bot:
         """The bot under these terms. The same object if nothing changes."""
+        if not self.known:
+            return bot
         terms = self.over(bot.overrides)
         if (terms.restart, terms.grace_s, terms.limits, terms.schedule) == (
             bot.restart,

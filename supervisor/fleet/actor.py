@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 from supervisor.core import effects, errors, events
 from supervisor.core.machine import Machine
-from supervisor.core.model import SETTLED, Bot, State, now_us
+from supervisor.core.model import SETTLED, Bot, Goal, State, now_us
 from supervisor.core.table import Step
+from supervisor.core.terms import Terms
 from supervisor.engine.protocol import Process
 from supervisor.fleet.launch import Launch
 from supervisor.fleet.live import Live
@@ -73,6 +74,11 @@ class Actor:
         return self.machine.bot.state
 
     @property
+    def terms(self) -> Terms:
+        """The terms of its kind as they are now: those of its next start."""
+        return self._shared.terms(self.bot.kind)
+
+    @property
     def spawn_error(self) -> errors.Problem | None:
         """Why the latest start made no process."""
         return self.launch.error if self.launch else None
@@ -90,6 +96,10 @@ class Actor:
 
     def born(self, event: events.Event) -> None:
         """Take the first event at once, so that no command can come before it."""
+        if self.bot.goal is Goal.UP:
+            # Also if it starts later. What another one has is refused to its launch.
+            with contextlib.suppress(errors.SpawnFailed, errors.CredentialHeld):
+                self.claim()
         self._take(event)
 
     def adopted(self, event: events.FoundAlive, process: Process) -> None:
@@ -146,9 +156,12 @@ class Actor:
         Raises CredentialHeld, SpawnFailed.
         """
         credential = self._shared.exclusive(self.bot.kind, self.bot.params)
+        if credential == self._claimed:
+            return
         if credential is not None:
             self._shared.claims.take(credential, self.bot.bot_id)
-            self._claimed = credential
+        self._unclaim()
+        self._claimed = credential
 
     def close(self) -> None:
         """End the tasks. The process, if there is one, lives on."""
@@ -200,7 +213,7 @@ class Actor:
         return events.Now(
             time=self._loop.time(),
             wall=now_us(),
-            terms=self._shared.terms(self.bot.kind),
+            terms=self.terms,
             heard=self.live.heard,
             awake_since=pulse.awake_since() if self._holds_pulse else float("-inf"),
             noise=random.uniform(-1, 1),
@@ -264,6 +277,9 @@ class Actor:
     def _launch(self, effect: effects.Launch) -> None:
         if effect.again:
             self._shared.metrics.restarted(self.bot.kind)
+        if self.launch is not None:
+            # Of a start that led to the next one.
+            self.launch.end_turn()
         self.launch = Launch(
             self.bot, effect, self._shared, claim=self.claim, post=self.post, on_process=self._on_process
         )
@@ -304,9 +320,12 @@ class Actor:
         """Let go of all that others may wait for."""
         if self.launch is not None:
             self.launch.end_turn()
-        if self._claimed is not None:
-            self._shared.claims.release(self._claimed, self.bot.bot_id)
-            self._claimed = None
+        self._unclaim()
         if self._holds_pulse:
             self._shared.pulse.release()
             self._holds_pulse = False
+
+    def _unclaim(self) -> None:
+        if self._claimed is not None:
+            self._shared.claims.release(self._claimed, self.bot.bot_id)
+            self._claimed = None

@@ -57,7 +57,7 @@ class Catalogue:
 
     def terms(self, kind: str) -> Terms:
         """The terms of a kind, also of one that the settings no longer have."""
-        return self.spec(kind).terms
+        return self._kinds[kind].terms if kind in self._kinds else settings.TERMS_OF_GONE
 
     def rate_of(self, kind: str | None) -> Rate:
         """How fast bots of a kind may start; None: all bots together."""

@@ -16,7 +16,6 @@ from supervisor.core.model import (
     SETTLED,
     Bot,
     BotQuery,
-    BotView,
     Cause,
     Exit,
     Goal,
@@ -34,7 +33,7 @@ from supervisor.fleet.actor import Actor
 from supervisor.fleet.catalogue import Catalogue
 from supervisor.fleet.feed import Feeds
 from supervisor.fleet.instances import Instances
-from supervisor.fleet.listing import Listing, view_of
+from supervisor.fleet.listing import Listing
 from supervisor.fleet.pulse import Pulse
 from supervisor.fleet.roster import Roster
 from supervisor.fleet.shared import Shared
@@ -110,19 +109,27 @@ class Fleet:
 
     async def boot(self) -> None:
         """Settle what an earlier supervisor left open, and start the bots whose goal is up."""
-        for bot in await self.ledger.bots_without_overrides():
-            # Of a version that did not know which of its settings are its own.
-            own = self.catalogue.terms(bot.kind).differences(bot)
-            self.ledger.set_overrides(bot.bot_id, own)
+        # Of a version that did not say which of a bot's settings are its own: all that its kind does not say.
+        own = {
+            bot.bot_id: self.catalogue.terms(bot.kind).differences(bot)
+            for bot in await self.ledger.bots_without_overrides()
+        }
         open_runs = {run.bot_id: run for run in await self.ledger.open_runs()}
         self._engine.disown({run.run_id for run in open_runs.values()})
-        bots = await self.ledger.bots_to_settle()
+        bots = [
+            dataclasses.replace(bot, overrides=own[bot.bot_id]) if bot.bot_id in own else bot
+            for bot in await self.ledger.bots_to_settle()
+        ]
         # All before the first write, since a read waits for what was written before it.
         latest_runs = {
             bot.bot_id: await self.ledger.latest_run(bot.bot_id)
             for bot in bots
-            if bot.schedule and bot.goal is Goal.UP and bot.bot_id not in open_runs
+            if bot.goal is Goal.UP
+            and bot.bot_id not in open_runs
+            and self.catalogue.terms(bot.kind).applied(bot).schedule
         }
+        if own:
+            self.ledger.set_overrides(own)
         found = dict.fromkeys(("running", "lost", "to start"), 0)
         for bot in bots:
             run = open_runs.pop(bot.bot_id, None)
@@ -161,11 +168,11 @@ class Fleet:
     async def shutdown(self, grace_s: float) -> None:
         """Stop all bots, side by side; their goals stay. Returns when all are gone, or with what would not die."""
         self._shutting_down = True
-        for actor in self._roster:
-            actor.post(events.ShutDown(grace_s))
+        self._roster.shut_down(grace_s)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s + 1.5):
-                await asyncio.gather(*(actor.until(_is_settled(actor)) for actor in self._roster))
+                while unsettled := [actor for actor in self._roster if actor.state not in SETTLED]:
+                    await asyncio.gather(*(actor.until(_is_settled(actor)) for actor in unsettled))
         for actor in self._roster:
             if actor.state not in SETTLED:
                 log.error("bot-%d would not die: %s", actor.bot.bot_id, actor.bot.reason)
@@ -197,7 +204,7 @@ class Fleet:
 
     # ---- new bots
 
-    async def create(self, new: NewBot, *, idempotency_key: str | None = None, wait: Wait) -> BotView:
+    async def create(self, new: NewBot, *, idempotency_key: str | None = None, wait: Wait) -> Bot:
         """Make a bot and start it, or give the one that was made with the same idempotency key.
 
         Raises NameTaken, LedgerUnavailable, ShuttingDown, and SpawnFailed: for a want of resources, in which case
@@ -205,7 +212,7 @@ class Fleet:
         """
         actors, earlier = await self._create(new, 1, idempotency_key)
         if earlier:
-            return await self.listing.view(earlier[0].bot_id)
+            return earlier[0]
         [actor] = actors
         bot_id = actor.bot.bot_id
         if (shortage := await self._attempt(actor)) is not None:
@@ -220,11 +227,11 @@ class Fleet:
         if wait is Wait.READY:
             await _has_started(actor)
         await actor.durable()
-        return view_of(actor)
+        return actor.bot
 
     async def create_many(
         self, new: NewBot, count: int, *, idempotency_key: str | None = None, wait: Wait
-    ) -> Sequence[BotView]:
+    ) -> Sequence[Bot]:
         """Make so many bots that differ in nothing but their ids, and start them side by side: all of them or, with
         an error, none. Or give those that were made with the same idempotency key, except forgotten ones.
 
@@ -233,7 +240,7 @@ class Fleet:
         actors, earlier = await self._create(new, count, idempotency_key)
         if earlier:
             made_then = frozenset(bot.bot_id for bot in earlier)
-            return await self.listing.every(BotQuery(states=frozenset(State), bot_ids=made_then))
+            return await self.listing.bots(BotQuery(states=frozenset(State), bot_ids=made_then))
         shortages = [shortage for shortage in await asyncio.gather(*map(self._attempt, actors)) if shortage]
         if shortages:
             await self._undo(actors)
@@ -241,7 +248,7 @@ class Fleet:
         if wait is Wait.READY:
             await asyncio.gather(*map(_has_started, actors))
         await asyncio.gather(*(actor.durable() for actor in actors))
-        return [view_of(actor) for actor in actors]
+        return [actor.bot for actor in actors]
 
     async def _make_instance(self, new: NewBot) -> None:
         await self.create(new, wait=Wait.ATTEMPT)
@@ -300,7 +307,7 @@ class Fleet:
 
     # ---- commands
 
-    async def start(self, bot_id: int, *, wait: bool = True) -> BotView:
+    async def start(self, bot_id: int, *, wait: bool = True) -> Bot:
         """Start a bot; one that is up already is left alone. Waits until it is up, or has failed.
 
         Raises StillAlive when an earlier process of it does not end.
@@ -311,19 +318,19 @@ class Fleet:
         await actor.ask(Step.START)
         if wait:
             await self._until_settled_in(actor)
-        return view_of(actor)
+        return actor.bot
 
-    async def stop(self, bot_id: int, *, grace_s: float | None = None, wait: bool = True) -> BotView:
+    async def stop(self, bot_id: int, *, grace_s: float | None = None, wait: bool = True) -> Bot:
         """Stop a bot, and wait until everything of it is gone. Raises StillAlive after grace + 5 s."""
         actor = await self._roster.get(bot_id)
         starts = await actor.ask(Step.STOP, grace_s)
         if not wait:
-            return view_of(actor)
+            return actor.bot
         bot = await self._within_grace(actor, lambda: actor.state in SETTLED or actor.machine.starts != starts)
         # As it was when it had stopped, whoever may have started it again since.
-        return self.listing.settled(dataclasses.replace(bot, state=State.STOPPED))
+        return dataclasses.replace(bot, state=State.STOPPED)
 
-    async def restart(self, bot_id: int, *, grace_s: float | None = None, wait: bool = True) -> BotView:
+    async def restart(self, bot_id: int, *, grace_s: float | None = None, wait: bool = True) -> Bot:
         """End the process, if there is one, and start another when everything of it is gone. Raises StillAlive."""
         self._refuse_when_shutting_down()
         actor = await self._roster.get(bot_id)
@@ -332,7 +339,7 @@ class Fleet:
         if wait:
             await self._within_grace(actor, lambda: actor.machine.starts != starts or actor.state in SETTLED)
             await self._until_settled_in(actor)
-        return view_of(actor)
+        return actor.bot
 
     async def signal(self, bot_id: int, signum: int) -> None:
         """Send a signal to a bot's process. Raises NoProcess."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from supervisor import settings
 from supervisor.background import Background
 from supervisor.core import errors
-from supervisor.core.model import BotQuery, BotView, NewBot, State
+from supervisor.core.model import BotQuery, NewBot, State
 from supervisor.fleet.catalogue import Catalogue
 from supervisor.fleet.listing import Listing
 
@@ -46,11 +46,11 @@ class Instances:
             if not specs:
                 return
             try:
-                views: Sequence[BotView] = await self._listing.every(BotQuery(states=frozenset(State)))
+                bots = await self._listing.bots(BotQuery(states=frozenset(State)))
             except errors.LedgerUnavailable as unavailable:
                 log.warning("no instances are made before the next reload: %s", unavailable.detail)
                 return
-            taken = {view.bot.name: view.bot.kind for view in views if view.bot.name is not None}
+            taken = {bot.name: bot.kind for bot in bots if bot.name is not None}
             await asyncio.gather(*(self._make_missing(name, spec, taken) for name, spec in specs.items()))
 
     async def _make_missing(self, kind: str, spec: settings.Kind, taken: Mapping[str, str]) -> None:

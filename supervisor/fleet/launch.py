@@ -99,6 +99,7 @@ class Launch:
 
     async def _process(self) -> tuple[int, Process]:
         bot, shared = self._bot, self._shared
+        self._refuse_when_given_up()
         self._claim()
         self._turn = turn = shared.starts.ask(bot.kind)
         if not turn.granted:

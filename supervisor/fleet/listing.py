@@ -30,40 +30,63 @@ class Listing:
         self._engine = engine
         self._catalogue = catalogue
 
+    async def bot(self, bot_id: int) -> Bot:
+        """One bot, without a look at its process. Raises UnknownBot."""
+        actor = self._roster.find(bot_id)
+        return actor.bot if actor is not None else await self._roster.row(bot_id)
+
     async def view(self, bot_id: int) -> BotView:
         """One bot. Raises UnknownBot."""
-        if (actor := self._roster.find(bot_id)) is not None:
-            return view_of(actor)
-        return self.settled(await self._roster.row(bot_id))
+        return self.look(await self.bot(bot_id))
+
+    def look(self, bot: Bot) -> BotView:
+        """A bot that was found, with what its process is and uses now."""
+        actor = self._roster.find(bot.bot_id)
+        return self.settled(bot) if actor is None else view_of(actor)
 
     async def list(self, query: BotQuery) -> Page[BotView]:
         """One page of bots, by bot_id."""
-        chosen = [a for a in self._roster if a.bot.bot_id > query.after and _matches(a.bot, query)]
-        chosen.sort(key=lambda actor: actor.bot.bot_id)
+        chosen = self._chosen(query)
         # As they are now: an actor that retires while the ledger is asked is not among the rows that are asked for.
         views = [view_of(actor) for actor in chosen[: query.limit + 1]]
         if query.states - ACTIVE:
-            rows = await self._ledger.bots(query, exclude=self._roster.bot_ids)
-            views += map(self.settled, rows)
+            views += map(self.settled, await self._ledger.bots(query, exclude=self._roster.bot_ids))
         views.sort(key=lambda view: view.bot.bot_id)
         more = len(views) > query.limit
         del views[query.limit :]
         return Page(views, views[-1].bot.bot_id if more else None)
 
-    async def every(self, query: BotQuery) -> Sequence[BotView]:
-        """All bots that match, by bot_id, however many there are."""
-        views: list[BotView] = []
-        after: int | None = query.after
-        while after is not None:
-            page = await self.list(dataclasses.replace(query, after=after, limit=1000))
-            views += page.items
-            after = page.next_after
-        return views
+    async def bots(self, query: BotQuery) -> Sequence[Bot]:
+        """All bots that match, by bot_id, however many there are, without a look at their processes."""
+        found = [actor.bot for actor in self._chosen(query)]
+        others, query = self._roster.bot_ids, dataclasses.replace(query, limit=1000)
+        while query.states - ACTIVE:
+            page = await self._ledger.bots(query, exclude=others)
+            found += page[: query.limit]
+            if len(page) <= query.limit:
+                break
+            query = dataclasses.replace(query, after=page[query.limit - 1].bot_id)
+        return sorted(found, key=lambda bot: bot.bot_id)
+
+    def _chosen(self, query: BotQuery) -> Sequence[Actor]:
+        """The actors that match, by bot_id. In one piece: a call for each of a thousand would take longer than all
+        else that a command does for the few that match."""
+        chosen = [
+            actor
+            for actor in self._roster
+            for bot in (actor.machine.bot,)
+            if bot.bot_id > query.after
+            and bot.state in query.states
+            and (query.bot_ids is None or bot.bot_id in query.bot_ids)
+            and (query.kind is None or query.kind == bot.kind)
+            and (query.name is None or query.name == bot.name)
+            and query.labels.items() <= bot.labels.items()
+        ]
+        return sorted(chosen, key=lambda actor: actor.machine.bot.bot_id)
 
     def settled(self, bot: Bot) -> BotView:
         """A bot without an actor, with the terms that its next start has."""
-        bot = self._catalogue.terms(bot.kind).applied(bot) if self._catalogue.has(bot.kind) else bot
-        return BotView(bot=bot, reason=bot.reason)
+        return BotView(bot=self._catalogue.terms(bot.kind).applied(bot), reason=bot.reason)
 
     async def levels(self, *, per_bot: bool) -> Levels:
         """How things stand, for /metrics; with the usage of each process if that is wanted.
@@ -107,7 +130,7 @@ def view_of(actor: Actor) -> BotView:
     elif machine.attempt is not None and machine.attempt.phase is Phase.QUEUED and actor.launch is not None:
         reason = reasons.turn(actor.launch.place)
     return BotView(
-        bot=machine.bot,
+        bot=machine.bot if machine.attempt else actor.terms.applied(machine.bot),
         reason=reason,
         waiting_for=machine.waiting_for,
         next_start_at=machine.waiting.due if machine.waiting else None,
@@ -133,14 +156,4 @@ def _live(actor: Actor) -> LiveView | None:
         heartbeat_age_s=actor.live.heartbeat_age_s,
         status=actor.live.status,
         frozen=usage.frozen if usage else False,
-    )
-
-
-def _matches(bot: Bot, query: BotQuery) -> bool:
-    return (
-        bot.state in query.states
-        and (query.bot_ids is None or bot.bot_id in query.bot_ids)
-        and query.kind in (None, bot.kind)
-        and query.name in (None, bot.name)
-        and query.labels.items() <= bot.labels.items()
     )

@@ -39,8 +39,7 @@ class Live:
         self._sample: tuple[float, float, float | None] | None = None
 
     def begin(self, process: Process) -> None:
-        """There is a process."""
-        self.clear()
+        """There is a process, which may have said something already."""
         self.process = process
         self.started = self._loop.time() - process.age_s
 

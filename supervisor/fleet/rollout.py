@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from supervisor.core import errors
-from supervisor.core.model import BotQuery, BotView, Outcome, State
+from supervisor.core.model import Bot, BotQuery, Outcome, State
 from supervisor.fleet.fleet import Fleet
 
 AT_ONCE = 100
@@ -18,7 +18,7 @@ _UP = frozenset({State.RUNNING, State.EXITED, State.SCHEDULED})
 
 _DOWN = frozenset({State.STOPPED})
 
-Command = Callable[[int], Awaitable[BotView]]
+Command = Callable[[int], Awaitable[Bot]]
 
 
 async def start(fleet: Fleet, query: BotQuery) -> Sequence[Outcome]:
@@ -54,7 +54,7 @@ async def restart(
 
 
 async def _found(fleet: Fleet, query: BotQuery) -> Sequence[int]:
-    return [view.bot.bot_id for view in await fleet.listing.every(query)]
+    return [bot.bot_id for bot in await fleet.listing.bots(query)]
 
 
 async def _each(fleet: Fleet, bot_ids: Sequence[int], command: Command, good: frozenset[State]) -> Sequence[Outcome]:
@@ -64,10 +64,10 @@ async def _each(fleet: Fleet, bot_ids: Sequence[int], command: Command, good: fr
     async def one(bot_id: int) -> Outcome:
         async with turns:
             try:
-                view = await command(bot_id)
+                bot = await command(bot_id)
             except errors.Problem as problem:
                 return await _as_it_is(fleet, bot_id, problem.detail)
-            return Outcome(bot_id=bot_id, ok=view.bot.state in good, state=view.bot.state, detail=view.reason)
+            return Outcome(bot_id=bot_id, ok=bot.state in good, state=bot.state, detail=bot.reason)
 
     return await asyncio.gather(*map(one, bot_ids))
 
@@ -75,7 +75,7 @@ async def _each(fleet: Fleet, bot_ids: Sequence[int], command: Command, good: fr
 async def _as_it_is(fleet: Fleet, bot_id: int, detail: str) -> Outcome:
     """The outcome for a bot with which it was not done, for the reason `detail`."""
     try:
-        state = (await fleet.listing.view(bot_id)).bot.state
+        state = (await fleet.listing.bot(bot_id)).state
     except errors.Problem:
         # It was forgotten meanwhile, or the ledger cannot be read.
         state = None

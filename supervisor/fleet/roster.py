@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from supervisor.core import errors
+from supervisor.core import errors, events
 from supervisor.core.model import Bot
 from supervisor.fleet.actor import Actor
 from supervisor.fleet.shared import Shared
@@ -17,6 +17,7 @@ class Roster:
         self._shared = shared
         self._actors: dict[int, Actor] = {}
         self._forgetting: set[int] = set()
+        self._shut_down: events.ShutDown | None = None
 
     def __iter__(self) -> Iterator[Actor]:
         return iter(tuple(self._actors.values()))
@@ -29,7 +30,16 @@ class Roster:
     def add(self, bot: Bot) -> Actor:
         """A new actor, which waits for its first event."""
         actor = self._actors[bot.bot_id] = Actor(bot, self._shared, self._retire)
+        if self._shut_down is not None:
+            # A call that came before the shutdown brings it now.
+            actor.post(self._shut_down)
         return actor
+
+    def shut_down(self, grace_s: float) -> None:
+        """Let every bot stop, those that get an actor later too."""
+        self._shut_down = events.ShutDown(grace_s)
+        for actor in self:
+            actor.post(self._shut_down)
 
     def find(self, bot_id: int) -> Actor | None:
         """The actor of a bot, if it has one and is not being forgotten."""

@@ -6,29 +6,22 @@ every user of the machine.
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import importlib
-import importlib.metadata
-import logging
 import os
-import stat
-import tomllib
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import pydantic
 import pydantic_settings
-from cronsim import CronSim, CronSimError
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, Strict
+from pydantic import Field, SecretStr
 
-from supervisor.core import errors, model
-from supervisor.core.terms import Terms
-from supervisor.settings.webhooks import Found, Webhook
+from supervisor.core import errors
+from supervisor.settings import kinds as kind_settings
+from supervisor.settings import references
+from supervisor.settings.kinds import Kind, KindName
+from supervisor.settings.references import AbsolutePath, Found
+from supervisor.settings.webhooks import Webhook
 
 PREFIX = "BOT_SUPERVISOR_"
 
@@ -37,203 +30,6 @@ _OF_CLIENTS = (f"{PREFIX}URL", f"{PREFIX}TOKEN")
 
 _SECRET = tuple(f"{PREFIX}{name}" for name in ("ADMIN_TOKEN", "READ_TOKEN", "TOKEN", "REDIS_URL"))
 """What bots do not inherit."""
-
-ENTRY_POINTS = "bot_supervisor.kinds"
-"""The group of entry points by which installed distributions bring kinds."""
-
-
-log = logging.getLogger(__name__)
-
-Seconds = Annotated[float, Strict(), Field(ge=0, le=86_400, allow_inf_nan=False)]
-"""A duration as JSON and TOML have it: a number, never a string."""
-
-
-class Restart(BaseModel):
-    """When, how soon and how often a bot is started again by itself. What is left out keeps its default."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    policy: model.Policy = model.Policy.ON_FAILURE
-    delay_s: Seconds = Field(default=0.5, description="the wait before the first restart")
-    factor: Annotated[float, Strict(), Field(ge=1, le=1000, allow_inf_nan=False)] = Field(
-        default=2.0, description="by which each further wait grows"
-    )
-    max_delay_s: Seconds = Field(default=30.0, description="the longest wait")
-    jitter: Annotated[float, Strict(), Field(ge=0, le=1, allow_inf_nan=False)] = Field(
-        default=0.1, description="the share by which a wait is varied at random"
-    )
-    max_restarts: Annotated[int, Strict(), Field(ge=0, le=1_000_000)] = Field(
-        default=5, description="more than these within the window: failed"
-    )
-    within_s: Seconds = Field(default=60.0, description="the window")
-    retry_after_s: Seconds | None = Field(default=None, description="how long after it failed a bot is tried again")
-
-    def over(self, default: model.RestartPolicy) -> model.RestartPolicy:
-        """The default, changed by what was given here."""
-        return dataclasses.replace(default, **self.model_dump(exclude_unset=True))
-
-
-Whole = Annotated[int, Strict()]
-Bytes = Annotated[Whole, Field(ge=1, le=2**53)]
-
-
-class Limits(BaseModel):
-    """What a bot's process may use. What is left out keeps its default."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    memory_bytes: Bytes | None = Field(default=None, description="memory of the bot with all that it starts")
-    pids: Annotated[Whole, Field(ge=1, le=2**22)] | None = Field(default=None, description="processes and threads")
-    cpu: Annotated[float, Strict(), Field(gt=0, le=4096, allow_inf_nan=False)] | None = Field(
-        default=None, description="processors; 0.5 is half of one"
-    )
-    address_space_bytes: Bytes | None = Field(default=None, description="address space of each process")
-    cpu_s: Annotated[Whole, Field(ge=1, le=2**31)] | None = Field(
-        default=None, description="seconds of CPU time that each process may use"
-    )
-    open_files: Annotated[Whole, Field(ge=16, le=2**20)] | None = Field(
-        default=None, description="open files of each process"
-    )
-    core: Annotated[bool, Strict()] = Field(default=False, description="whether a crash may leave a core file")
-    nice: Annotated[Whole, Field(ge=-20, le=19)] | None = Field(default=None, description="19 is the most modest")
-    cpu_affinity: tuple[Annotated[Whole, Field(ge=0, le=4095)], ...] | None = Field(
-        default=None, min_length=1, description="the numbers of the processors that it may use"
-    )
-    oom_score_adj: Annotated[Whole, Field(ge=-1000, le=1000)] | None = Field(
-        default=None, description="1000: the first to go when memory runs out"
-    )
-
-    def over(self, default: model.Limits) -> model.Limits:
-        """The default, changed by what was given here."""
-        return dataclasses.replace(default, **self.model_dump(exclude_unset=True))
-
-
-class Schedule(BaseModel):
-    """When a bot that runs and ends is started."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    cron: str = Field(max_length=200, description="minute, hour, day of the month, month, day of the week")
-    timezone: str = Field(default="UTC", max_length=100, description="an IANA name, such as Europe/Berlin")
-    overlap: model.Overlap = Field(default=model.Overlap.SKIP, description="if the run before still goes on then")
-    missed: model.Missed = Field(default=model.Missed.SKIP, description="if no supervisor ran then")
-
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def _from_text(cls, given: Any) -> Any:
-        """A string is a schedule with nothing but its times."""
-        return {"cron": given} if isinstance(given, str) else given
-
-    @pydantic.field_validator("cron")
-    @classmethod
-    def _valid(cls, cron: str) -> str:
-        try:
-            next(CronSim(cron, datetime(2000, 1, 1, tzinfo=UTC)))
-        except (CronSimError, StopIteration) as error:
-            raise ValueError(f"this is no cron expression: {error or 'it has no time'}") from None
-        return cron
-
-    @pydantic.field_validator("timezone")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        try:
-            ZoneInfo(name)
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise ValueError("there is no such time zone") from None
-        return name
-
-    @property
-    def value(self) -> model.Schedule:
-        return model.Schedule(**self.model_dump())
-
-
-class Budget(BaseModel):
-    """How often the bots that share a credential may be started."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    key: str = Field(min_length=1, max_length=500)
-    starts: Annotated[Whole, Field(ge=1, le=1_000_000)]
-    per_s: Annotated[float, Strict(), Field(gt=0, le=366 * 86_400, allow_inf_nan=False)]
-
-    @property
-    def value(self) -> model.Budget:
-        return model.Budget(**self.model_dump())
-
-
-def _absolute(path: Path) -> Path:
-    return path.expanduser().absolute()
-
-
-AbsolutePath = Annotated[Path, pydantic.AfterValidator(_absolute)]
-
-
-class Kind(BaseModel):
-    """A type of bot: the callable behind it, and what holds for its bots unless they say otherwise."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    target: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$", max_length=500)
-    command: tuple[str, ...] | None = Field(default=None, min_length=1)
-    params: Mapping[str, pydantic.JsonValue] = {}
-    description: str = ""
-    preload: tuple[str, ...] = ()
-    path: tuple[AbsolutePath, ...] = ()
-    env: Mapping[str, str] = {}
-    cwd: AbsolutePath | None = None
-    grace_s: Seconds = 10.0
-    start_timeout_s: Seconds = 30.0
-    restart: Restart = Restart()
-    ready: Literal["start", "notify"] | Seconds = "start"
-    heartbeat_s: Annotated[float, Strict(), Field(gt=0, le=86_400, allow_inf_nan=False)] | None = None
-    limits: Limits = Limits()
-    schedule: Schedule | None = None
-    budget: Budget | None = None
-    exclusive: str | None = Field(default=None, min_length=1, max_length=500)
-    starts_at_once: Annotated[Whole, Field(ge=1)] | None = None
-    starts_per_s: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] | None = None
-    instances: Annotated[Whole, Field(ge=0, le=10_000)] = 0
-
-    @pydantic.model_validator(mode="after")
-    def _one_thing_to_run(self) -> Self:
-        if (self.target is None) == (self.command is None):
-            raise ValueError("a kind has either a target or a command")
-        if self.params and self.command is None:
-            raise ValueError("params are those of a command; a target has its own")
-        return self
-
-    # Each start of a bot asks for these.
-    @functools.cached_property
-    def restart_policy(self) -> model.RestartPolicy:
-        """The policy of its bots, complete."""
-        return self.restart.over(model.RestartPolicy())
-
-    @functools.cached_property
-    def default_limits(self) -> model.Limits:
-        """The limits of its bots, complete."""
-        return self.limits.over(model.Limits())
-
-    @functools.cached_property
-    def terms(self) -> Terms:
-        """The terms of its bots, as far as they do not say otherwise."""
-        return Terms(
-            restart=self.restart_policy,
-            grace_s=self.grace_s,
-            limits=self.default_limits,
-            schedule=self.schedule.value if self.schedule else None,
-            start_timeout_s=self.start_timeout_s,
-            ready=self.ready,
-            heartbeat_s=self.heartbeat_s,
-        )
-
-
-GONE = Kind(target="no.longer:there", start_timeout_s=1.0)
-"""Stands for a kind that the settings had once: its bots may still run."""
-
-COUNTER = Kind(target="botproc.counter:main", description="Prints a number, then one more each second.")
-
-KindName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-_KIND_NAME = pydantic.TypeAdapter(KindName)
 
 
 def _split(value: Any) -> Any:
@@ -335,13 +131,15 @@ class Settings(Flags):
 
     @pydantic.field_validator("kinds", mode="before")
     @classmethod
-    def _inherit(cls, kinds: Any, info: pydantic.ValidationInfo) -> Any:
+    def _inherit(cls, given: Any, info: pydantic.ValidationInfo) -> Any:
         """Kinds take the general grace and start timeout unless they have their own; `counter` is always there."""
-        if not isinstance(kinds, Mapping):
-            return kinds
+        if not isinstance(given, Mapping):
+            return given
         general = {name: info.data[name] for name in ("grace_s", "start_timeout_s") if name in info.data}
-        kinds = _over({"counter": COUNTER.model_dump(include={"target", "description"})}, kinds)
-        return {name: {**general, **kind} if isinstance(kind, Mapping) else kind for name, kind in kinds.items()}
+        all_ = kind_settings.over(
+            {"counter": kind_settings.COUNTER.model_dump(include={"target", "description"})}, given
+        )
+        return {name: {**general, **kind} if isinstance(kind, Mapping) else kind for name, kind in all_.items()}
 
     @pydantic.model_validator(mode="after")
     def _guarded(self) -> Self:
@@ -392,7 +190,7 @@ def read(flags: Mapping[str, Any], before: Settings | None = None) -> Settings:
     env = _environment()
     given = {**env, **flags}
     config = _path(given.get("config"))
-    table = _table(config) if config else {}
+    table = references.table(config) if config else {}
     for key in table:
         if key not in Settings.model_fields or key in ("config", "admin_token", "read_token"):
             raise errors.SettingsRefused(f"{config}: {key}: there is no such setting (tokens have a file of their own)")
@@ -401,9 +199,9 @@ def read(flags: Mapping[str, Any], before: Settings | None = None) -> Settings:
     if before is not None:
         tokens = {"admin_token": before.admin_token, "read_token": before.read_token}
     elif token_file:
-        tokens = _tokens(token_file)
+        tokens = references.tokens(token_file)
     values = {**table, **tokens, **given}
-    values["kinds"] = _over(_installed(), values.get("kinds", {}))
+    values["kinds"] = kind_settings.over(kind_settings.installed(), values.get("kinds", {}))
     try:
         return Settings(**values)
     except pydantic.ValidationError as invalid:
@@ -420,50 +218,6 @@ def read(flags: Mapping[str, Any], before: Settings | None = None) -> Settings:
     elif name in tokens:
         source = str(token_file)
     raise errors.SettingsRefused(f"{'.'.join([source, *inner])}: {what}")
-
-
-def _over(brought: Mapping[str, Mapping[str, Any]], kinds: Any) -> Any:
-    """The kinds of the settings over those that are there without any.
-
-    One that says what to run is all that it says; another only changes settings of a kind that is there.
-    """
-    if not isinstance(kinds, Mapping):
-        return kinds
-    merged = dict(kinds)
-    for name, kind in brought.items():
-        own = kinds.get(name, {})
-        if isinstance(own, Mapping) and not own.keys() & {"target", "command"}:
-            merged[name] = {**kind, **own}
-    return merged
-
-
-def _installed() -> dict[str, dict[str, Any]]:
-    """The kinds that installed distributions bring. What is wrong with one of them is told, and ends nothing."""
-    # What was installed since the last look is not seen otherwise.
-    importlib.invalidate_caches()
-    kinds: dict[str, dict[str, Any]] = {}
-    for distribution in importlib.metadata.distributions():
-        try:
-            entries = [entry for entry in distribution.entry_points if entry.group == ENTRY_POINTS]
-        except (OSError, TypeError, ValueError) as error:
-            log.warning("the entry points of a distribution cannot be read, and are left out: %s", error)
-            continue
-        for entry in entries:
-            try:
-                _KIND_NAME.validate_python(entry.name)
-                Kind(target=entry.value)
-            except pydantic.ValidationError as invalid:
-                what = invalid.errors(include_input=False, include_url=False)[0]["msg"]
-                log.warning("the entry point %r = %r brings no kind: %s", entry.name, entry.value, what)
-                continue
-            # The first on the path comes first, as it does for imports.
-            first = kinds.setdefault(entry.name, {"target": entry.value})
-            if first["target"] != entry.value:
-                log.warning(
-                    "the entry point %r = %r brings no kind: there is %r already",
-                    entry.name, entry.value, first["target"],
-                )  # fmt: skip
-    return kinds
 
 
 def _environment() -> dict[str, Any]:
@@ -485,26 +239,4 @@ def _environment() -> dict[str, Any]:
 
 
 def _path(value: Any) -> Path | None:
-    return _absolute(Path(value)) if isinstance(value, str) and value else None
-
-
-def _table(path: Path) -> dict[str, Any]:
-    text = ""
-    try:
-        text = path.read_text(encoding="utf-8")
-        return tomllib.loads(text)
-    except OSError as error:
-        raise errors.SettingsRefused(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        what = str(error).replace("at end of document", f"at its end, line {len(text.splitlines())}")
-        raise errors.SettingsRefused(f"{path}: is not TOML: {what}") from None
-
-
-def _tokens(path: Path) -> dict[str, str]:
-    """The tokens of a file that nobody else can read."""
-    table = _table(path)
-    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise errors.SettingsRefused(f"{path}: others can read these tokens; mend it with: chmod 600 {path}")
-    if not table or not table.keys() <= {"admin", "read"} or not all(isinstance(t, str) for t in table.values()):
-        raise errors.SettingsRefused(f'{path}: must have the lines admin = "…" and, if wanted, read = "…", no others')
-    return {f"{role}_token": token for role, token in table.items()}
+    return references.absolute(Path(value)) if isinstance(value, str) and value else None

@@ -5,16 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 import enum
-import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, Strict
 
-from botproc import wire
+from supervisor.settings.references import Found
 
 
 class Topic(enum.StrEnum):
@@ -36,28 +34,6 @@ class Format(enum.StrEnum):
     DISCORD = "discord"
     TELEGRAM = "telegram"
 
-
-def _found(given: Any) -> Any:
-    """What `env:NAME` or `file:/path` refers to; anything else as it is. The errors name no value."""
-    reference = wire.REFERENCE.fullmatch(given) if isinstance(given, str) else None
-    if reference is None:
-        return given
-    if variable := reference["variable"]:
-        if variable not in os.environ:
-            raise ValueError(f"there is no variable {variable} in the environment")
-        return os.environ[variable]
-    if path := reference["path"]:
-        try:
-            return Path(path).read_text(encoding="utf-8").removesuffix("\n")
-        except OSError as error:
-            raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-        except ValueError:
-            raise ValueError(f"{path} is not UTF-8 text") from None
-    raise ValueError("it names what is kept for bots; give a value, env:NAME or file:/path")
-
-
-Found = Annotated[SecretStr, pydantic.BeforeValidator(_found)]
-"""A secret, or where it is found: looked up when the settings are read."""
 
 _Seconds = Annotated[float, Strict(), Field(ge=0, le=86_400, allow_inf_nan=False)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from peewee import SQL, IntegrityError, SqliteDatabase, fn
@@ -77,8 +77,9 @@ def set_terms(db: SqliteDatabase, bot: model.Bot) -> None:
     tables.update(db, Bot, bot.bot_id, row)
 
 
-def set_overrides(db: SqliteDatabase, bot_id: int, overrides: model.Overrides) -> None:
-    tables.update(db, Bot, bot_id, {"overrides": overrides})
+def set_overrides(db: SqliteDatabase, overrides: Mapping[int, model.Overrides]) -> None:
+    for bot_id, own in overrides.items():
+        tables.update(db, Bot, bot_id, {"overrides": own})
 
 
 def without_overrides(db: SqliteDatabase) -> list[model.Bot]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -250,9 +250,9 @@ class Ledger:
         """Say which terms hold for a bot from now on."""
         return self._writer.fact(lambda db: bots.set_terms(db, bot))
 
-    def set_overrides(self, bot_id: int, overrides: model.Overrides) -> asyncio.Future[None]:
-        """Say what a bot says itself."""
-        return self._writer.fact(lambda db: bots.set_overrides(db, bot_id, overrides))
+    def set_overrides(self, overrides: Mapping[int, model.Overrides]) -> asyncio.Future[None]:
+        """Say what bots say themselves, by their ids."""
+        return self._writer.fact(lambda db: bots.set_overrides(db, overrides))
 
     def set_ready(self, run_id: int, ready_at: int) -> asyncio.Future[None]:
         """Say since when the run is ready."""

@@ -29,15 +29,18 @@ BOT = {
     "goal": str, "state": str, "reason": str, "pid": int, "run_id": int, "started_at": str, "ready_at": str,
     "uptime_s": float, "restarts": int, "next_start_at": type(None), "cpu_percent": float, "rss_bytes": int,
     "threads": int, "descendants": int, "heartbeat_age_s": type(None), "status": type(None), "last_exit": type(None),
-    "limits": dict, "schedule": type(None),
+    "limits": dict, "schedule": type(None), "created_at": str, "overrides": dict, "waiting_for": type(None),
+    "frozen": bool, "node": type(None),
 }  # fmt: skip
 """The fields of a running bot, and what is in them."""
 OF_A_PROCESS = {
     "pid", "run_id", "started_at", "ready_at", "uptime_s", "cpu_percent", "rss_bytes", "threads", "descendants",
+    "frozen",
 }  # fmt: skip
 RUN = {
     "run_id", "bot_id", "kind", "params", "pid", "started_at", "ready_at", "ended_at", "exit_code", "signal", "cause",
     "detail", "cpu_seconds", "max_rss_bytes", "descendants_killed", "log_bytes", "last_lines", "raised", "fingerprint",
+    "node",
 }  # fmt: skip
 
 Make = Callable[..., Program]

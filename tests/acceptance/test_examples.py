@@ -137,10 +137,10 @@ def test_the_bot_that_hangs_is_caught_by_its_heartbeat(examples: Program) -> Non
 def test_the_report_waits_for_its_time_and_can_be_run_at_once(examples: Program) -> None:
     bot_id = examples.start_bot("report")
     bot = examples.bot(bot_id)
-    assert (bot["state"], bot["pid"]) == ("backoff", None)
+    assert (bot["state"], bot["pid"]) == ("scheduled", None)
     assert bot["next_start_at"].endswith(("0:00.000000Z", "5:00.000000Z"))
     for count in (1, 2):
         examples.post(f"/bots/{bot_id}/start")
         lines(examples, bot_id, f"report {count}, at ")
-        examples.wait_state(bot_id, "backoff")
+        examples.wait_state(bot_id, "scheduled")
     assert "waits for the next time of its schedule" in examples.bot(bot_id)["reason"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -316,6 +317,37 @@ def test_reload_of_the_settings(make_program: Make, tmp_path: Path) -> None:
     assert {kind["name"] for kind in program.get("/kinds").json()["kinds"]} == {"counter", "one", "two"}
 
 
+def test_what_a_kind_says_reaches_bots_that_exist_and_what_they_say_stays(make_program: Make, tmp_path: Path) -> None:
+    kind = f'[kinds.plain]\ntarget = "plain:main"\n{write(tmp_path, "plain", PLAIN)}\n'
+    program = make_program(config=kind + 'grace_s = 5\nrestart = {policy = "always"}\n').start()
+    own = {"restart": {"max_restarts": 2}, "grace_s": 3}
+    plain, different = program.start_bot("plain"), program.start_bot("plain", **own)
+    assert (program.bot(plain)["overrides"], program.bot(different)["overrides"]) == ({}, own)
+
+    # A version that did not know of overrides leaves a ledger without them.
+    program.terminate()
+    program.write("UPDATE bot SET overrides = NULL")
+    program.start()
+    assert (program.bot(plain)["overrides"], program.bot(different)["overrides"]) == ({}, own)
+
+    new = 'grace_s = 6\nrestart = {policy = "never", max_restarts = 9}\nlimits = {nice = 7}\n'
+    program.config.write_text(kind + new + 'schedule = "0 0 1 1 *"\n')
+    program.post("/kinds/reload")
+    assert program.bot(plain)["grace_s"] == 5
+    for bot_id, grace_s, max_restarts in [(plain, 6, 9), (different, 3, 2)]:
+        assert program.post(f"/bots/{bot_id}/restart").status_code == 200
+        bot = program.bot(bot_id)
+        assert (bot["grace_s"], bot["restart"]["policy"], bot["restart"]["max_restarts"]) == (
+            grace_s,
+            "never",
+            max_restarts,
+        )
+        assert (bot["limits"]["nice"], bot["schedule"]["cron"]) == (7, "0 0 1 1 *")
+        assert psutil.Process(bot["pid"]).nice() == 7
+    os.kill(program.bot(plain)["pid"], signal.SIGKILL)
+    program.wait_state(plain, "scheduled")
+
+
 def test_sighup_reloads_too(make_program: Make, tmp_path: Path) -> None:
     path = write(tmp_path, "plain", PLAIN)
     program = make_program().start()
@@ -442,7 +474,8 @@ def test_starts_take_turns(make_program: Make) -> None:
     asking.start()
     second = wait_for(lambda: [b for b in program.get("/bots").json() if b["bot_id"] != first], what="the second")[0]
     assert (second["state"], second["pid"]) == ("starting", None)
-    wait_for(lambda: "waits for its turn" in program.bot(second["bot_id"])["reason"], what="the reason")
+    wait_for(lambda: program.bot(second["bot_id"])["waiting_for"] == "turn", what="the reason")
+    assert program.bot(second["bot_id"])["reason"] == "starts next"
     # Another kind is not held up.
     assert program.bot(program.start_bot())["pid"]
     program.post(f"/bots/{first}/stop")

@@ -34,7 +34,7 @@ class FakeFleet:
 
     def reset(self) -> None:
         """Forget everything, and be well."""
-        self.bots: dict[int, model.BotView] = {}
+        self.views: dict[int, model.BotView] = {}
         self.runs_: list[model.Run] = []
         self.crashes_: list[model.CrashGroup] = []
         self.keys: dict[str, int] = {}
@@ -54,21 +54,21 @@ class FakeFleet:
 
     async def create_many(
         self, new: model.NewBot, count: int, *, idempotency_key: str | None = None, wait: Wait
-    ) -> Sequence[model.BotView]:
+    ) -> Sequence[model.Bot]:
         return [await self.create(new, wait=wait) for _ in range(count)]
 
-    async def create(self, new: model.NewBot, *, idempotency_key: str | None = None, wait: Wait) -> model.BotView:
+    async def create(self, new: model.NewBot, *, idempotency_key: str | None = None, wait: Wait) -> model.Bot:
         self.waited.append(wait)
         if self.shutting_down:
             raise errors.ShuttingDown
         if idempotency_key in self.keys:
-            return self.bots[self.keys[idempotency_key]]
-        if new.name is not None and any(view.bot.name == new.name for view in self.bots.values()):
+            return self.views[self.keys[idempotency_key]].bot
+        if new.name is not None and any(view.bot.name == new.name for view in self.views.values()):
             raise errors.NameTaken(f"there is a bot {new.name!r} already")
         if new.kind == "broken":
             raise errors.SpawnFailed("cannot fork: no memory")
         self.made.append(new)
-        bot_id = len(self.bots) + 1
+        bot_id = len(self.views) + 1
         if idempotency_key is not None:
             self.keys[idempotency_key] = bot_id
         bot = model.Bot(
@@ -80,32 +80,32 @@ class FakeFleet:
             restarts=0,
             created_at=BEGAN,
         )
-        self.bots[bot_id] = self._up(bot)
-        return self.bots[bot_id]
+        self.views[bot_id] = self._up(bot)
+        return self.views[bot_id].bot
 
-    async def start(self, bot_id: int, *, wait: bool = True) -> model.BotView:
+    async def start(self, bot_id: int, *, wait: bool = True) -> model.Bot:
         self.waited.append(wait)
         view = await self.view(bot_id)
         if view.live is None:
-            self.bots[bot_id] = self._up(view.bot)
-        return self.bots[bot_id]
+            self.views[bot_id] = self._up(view.bot)
+        return self.views[bot_id].bot
 
-    async def stop(self, bot_id: int, *, grace_s: float | None = None, wait: bool = True) -> model.BotView:
+    async def stop(self, bot_id: int, *, grace_s: float | None = None, wait: bool = True) -> model.Bot:
         self.waited.append(wait)
         self.graces.append(grace_s)
         view = await self.view(bot_id)
         if view.bot.kind == "stubborn":
             raise errors.StillAlive(f"bot {bot_id} is still killing: it sleeps in the kernel", bot_id=bot_id)
-        self.bots[bot_id] = self._down(view)
-        return self.bots[bot_id]
+        self.views[bot_id] = self._down(view)
+        return self.views[bot_id].bot
 
-    async def restart(self, bot_id: int, *, grace_s: float | None = None, wait: bool = True) -> model.BotView:
+    async def restart(self, bot_id: int, *, grace_s: float | None = None, wait: bool = True) -> model.Bot:
         await self.stop(bot_id, grace_s=grace_s, wait=wait)
         return await self.start(bot_id, wait=wait)
 
     async def delete(self, bot_id: int) -> None:
         await self.stop(bot_id)
-        del self.bots[bot_id]
+        del self.views[bot_id]
 
     async def signal(self, bot_id: int, signum: int) -> None:
         if (await self.view(bot_id)).live is None:
@@ -115,22 +115,28 @@ class FakeFleet:
     async def shutdown(self, grace_s: float) -> None:
         self.shutting_down = True
         await self.may_finish.wait()
-        for bot_id, view in self.bots.items():
-            self.bots[bot_id] = self._down(view)
+        for bot_id, view in self.views.items():
+            self.views[bot_id] = self._down(view)
 
     # ---- looking
 
     async def view(self, bot_id: int) -> model.BotView:
         if self.bug is not None:
             raise self.bug
-        if bot_id not in self.bots:
+        if bot_id not in self.views:
             raise errors.UnknownBot(f"there is no bot {bot_id}", bot_id=bot_id)
-        return self.bots[bot_id]
+        return self.views[bot_id]
+
+    async def bot(self, bot_id: int) -> model.Bot:
+        return (await self.view(bot_id)).bot
+
+    def look(self, bot: model.Bot) -> model.BotView:
+        return self.views[bot.bot_id]
 
     async def list(self, query: model.BotQuery) -> model.Page[model.BotView]:
         found = [
             view
-            for bot, view in ((view.bot, view) for view in self.bots.values())
+            for bot, view in ((view.bot, view) for view in self.views.values())
             if bot.bot_id > query.after
             and bot.state in query.states
             and query.kind in (None, bot.kind)
@@ -140,8 +146,8 @@ class FakeFleet:
         page = found[: query.limit]
         return model.Page(page, page[-1].bot.bot_id if len(found) > len(page) else None)
 
-    async def every(self, query: model.BotQuery) -> Sequence[model.BotView]:
-        return (await self.list(dataclasses.replace(query, limit=1000))).items
+    async def bots(self, query: model.BotQuery) -> Sequence[model.Bot]:
+        return [view.bot for view in (await self.list(dataclasses.replace(query, limit=1000))).items]
 
     async def run(self, run_id: int) -> model.Run:
         if not 1 <= run_id <= len(self.runs_):
@@ -176,7 +182,7 @@ class FakeFleet:
 
     async def entries(self, *, since: int | None, bot_id: int | None) -> AsyncGenerator[model.Entry | None, None]:
         """All of it there is, and then an end."""
-        for view in self.bots.values():
+        for view in self.views.values():
             bot = view.bot
             if bot_id in (None, bot.bot_id) and bot.bot_id > (since or 0):
                 event = model.Event(

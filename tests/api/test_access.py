@@ -175,7 +175,7 @@ def test_foreign_pages_change_nothing(api: Api, method: str, path: str, headers:
     headers = {name: value.replace("OWN", api.url) for name, value in headers.items()}
     response = api.client.request(method, path, headers=headers)
     assert (response.status_code, response.json()["type"]) == (403, "/problems/foreign-origin")
-    assert not api.fleet.bots
+    assert not api.fleet.views
 
 
 @pytest.mark.parametrize(("method", "path"), CHANGES)
@@ -191,7 +191,7 @@ def test_a_form_of_a_foreign_page(api: Api) -> None:
     response = api.client.post("/start", data={"start_number": "1"}, headers={"Origin": "http://evil.example"})
     assert response.status_code == 403
     assert api.client.post("/start", data={"start_number": "1"}).status_code == 415
-    assert not api.fleet.bots
+    assert not api.fleet.views
 
 
 def test_reading_is_free_of_origins_but_not_shared(api: Api) -> None:

@@ -59,7 +59,7 @@ def test_a_call_can_be_tried_out(api: Api) -> None:
     with launched() as browser:
         complaints, _ = look(browser, f"{api.url}/apidocs", try_out)
     assert complaints == []
-    assert [view.bot.params for view in api.fleet.bots.values()] == [{"start_number": 3}]
+    assert [view.bot.params for view in api.fleet.views.values()] == [{"start_number": 3}]
 
 
 @pytest.mark.parametrize("path", ["/apidocs", "/apidocs/"])

@@ -40,9 +40,9 @@ def test_create_waits_as_asked(api: Api, query: str, wait: Wait) -> None:
 
 def test_a_scheduled_bot_is_active(api: Api) -> None:
     bot_id = api.start()
-    bot = dataclasses.replace(api.fleet.bots[bot_id].bot, state=model.State.SCHEDULED)
+    bot = dataclasses.replace(api.fleet.views[bot_id].bot, state=model.State.SCHEDULED)
     schedule = model.WaitingFor.SCHEDULE
-    api.fleet.bots[bot_id] = model.BotView(bot=bot, reason="well", waiting_for=schedule, next_start_at=BEGAN)
+    api.fleet.views[bot_id] = model.BotView(bot=bot, reason="well", waiting_for=schedule, next_start_at=BEGAN)
     for query in ("", "?state=scheduled", "?state=running,scheduled"):
         [shown] = api.client.get(f"/bots{query}").json()
         assert (shown["state"], shown["waiting_for"], shown["pid"]) == ("scheduled", "schedule", None)

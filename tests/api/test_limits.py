@@ -54,7 +54,7 @@ def test_a_body_that_breaks_off(api: Api) -> None:
     with socket.create_connection(("127.0.0.1", api.port)) as connection:
         connection.sendall(HEAD + b"Content-Length: 10\r\n\r\n{")
     assert api.client.get("/livez").status_code == 200
-    assert not api.fleet.bots
+    assert not api.fleet.views
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_json_that_cannot_be_kept(api: Api, body: bytes) -> None:
     assert response.status_code == 422
     assert response.json()["type"] == "/problems/invalid-input"
     assert len(response.content) < 1000
-    assert not api.fleet.bots
+    assert not api.fleet.views
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_json_that_cannot_be_kept(api: Api, body: bytes) -> None:
 def test_what_is_not_json(api: Api, media_type: str) -> None:
     response = api.client.post("/start", content=b"{}", headers={"Content-Type": media_type})
     assert response.status_code == 415
-    assert not api.fleet.bots
+    assert not api.fleet.views
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_request_with_two_lengths_is_the_last_of_its_connection(api: Api) -> N
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert answer.lower().count(b"connection: close") == answer.count(b"HTTP/1.1 ") == 1
-    assert not api.fleet.bots
+    assert not api.fleet.views
 
 
 @pytest.mark.parametrize("head", [b"GET /%s HTTP/1.1", b"GET /livez?%s HTTP/1.1", b"GET /livez HTTP/1.1\r\nX: %s"])
@@ -145,4 +145,4 @@ def test_garbage_behind_a_request(api: Api) -> None:
     chunked = HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n"
     assert api.raw(chunked).startswith(b"HTTP/1.1 400 ")
     assert api.client.get("/livez").status_code == 200
-    assert not api.fleet.bots
+    assert not api.fleet.views

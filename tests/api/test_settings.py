@@ -281,6 +281,11 @@ def test_files_that_are_refused(config: Path, text: str, where: str) -> None:
     assert where in line
 
 
+def test_a_byte_order_mark_is_passed_over(config: Path) -> None:
+    config.write_bytes(b"\xef\xbb\xbfport = 1234\n")
+    assert settings.read({"config": str(config)}).port == 1234
+
+
 def test_files_that_cannot_be_read(config: Path, tmp_path: Path) -> None:
     assert refusal({"config": str(config)}) == f"{config}: cannot be read: No such file or directory"
     assert "Is a directory" in refusal({"config": str(tmp_path)})

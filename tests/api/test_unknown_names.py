@@ -22,7 +22,7 @@ def test_no_call_takes_an_unknown_parameter(api: Api, row: routes.Route) -> None
         assert "query.nope: no such parameter" in response.json()["detail"]
     if row.method == "GET" and row.path != "/stop/{bot_id}":
         assert api.client.head(f"{path}?nope=1").status_code == 422
-    assert [view.bot.state for view in api.fleet.bots.values()] == ["running"]
+    assert [view.bot.state for view in api.fleet.views.values()] == ["running"]
 
 
 def test_nor_does_the_document(api: Api) -> None:

@@ -161,7 +161,7 @@ def test_a_stream_of_somebody_else_is_left_alone(make_program: Make, server: Ser
 def test_the_package_is_missing(tmp_path: Path) -> None:
     """As it is for those who have not asked for it."""
     program = Program(tmp_path, config='redis_url = "redis://localhost"\n')
-    hidden = "import sys; sys.modules['redis'] = None; from supervisor import cli; sys.exit(cli.main())"
+    hidden = "import sys; sys.modules['redis'] = None; from supervisor.cli import app; sys.exit(app.main())"
     command = [sys.executable, "-c", hidden, "--config", str(program.config), "--data-dir", str(program.data_dir)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 2

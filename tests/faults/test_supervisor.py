@@ -562,3 +562,39 @@ def test_signals_ignored_and_blocked_by_the_parent(make_program: Make) -> None:
     end(program.zygote(), signal.SIGKILL, reaped=True)
     ready(program, program.start_bot())
     ends_well(program, signal.SIGTERM)
+
+
+PENDING = (
+    "import os, signal, sys\n"
+    "signals = [getattr(signal, name) for name in sys.argv[1].split()]\n"
+    "signal.pthread_sigmask(signal.SIG_BLOCK, signals)\n"
+    "for signum in signals:\n"
+    "    os.kill(os.getpid(), signum)\n"
+    "os.execv(sys.argv[2], sys.argv[2:])"
+)
+"""Executes a program for which these signals came before its first instruction."""
+
+
+def test_signals_that_come_before_there_are_handlers_end_nothing(make_program: Make) -> None:
+    program = make_program(flags=SOON).start(wrapper=[sys.executable, "-c", PENDING, "SIGHUP"])
+    assert ready(program, program.start_bot())
+    assert ends_well(program, signal.SIGTERM) < 4
+
+
+def test_a_stop_that_comes_before_there_are_handlers_is_one(make_program: Make) -> None:
+    program = make_program(flags=SOON)
+    process = program.launch(wrapper=[sys.executable, "-c", PENDING, "SIGHUP SIGTERM"])
+    assert process.wait(60) == 0
+    assert "stopping all bots" in program.log()
+
+
+def test_a_lock_file_that_is_deleted_lets_no_second_supervisor_in(make_program: Make) -> None:
+    program = make_program(flags=SOON).start()
+    pid = ready(program, program.start_bot())
+    (program.data_dir / "supervisor.lock").unlink()
+    command = [sys.executable, "-m", "supervisor", "--data-dir", str(program.data_dir), "--port", "0"]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert second.returncode == 3
+    assert f"another supervisor works in {program.data_dir}" in second.stderr
+    assert psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    assert program.get("/readyz").status_code == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import fcntl
 import os
 import re
 import signal
@@ -252,3 +253,64 @@ def test_an_innocent_process_gets_no_signal(make_program: Make) -> None:
         assert innocent.poll() is None
         innocent.kill()
     assert program.get("/livez").status_code == 200
+
+
+def test_signals_amid_an_upgrade_end_nothing(make_program: Make) -> None:
+    """Hang-ups come all the time while the new program takes over: at any moment of it."""
+    program = make_program(flags=SOON).start()
+    pid = ready(program, program.start_bot())
+    over = threading.Event()
+
+    def hang_up() -> None:
+        while not over.is_set():
+            os.kill(program.pid, signal.SIGHUP)
+            over.wait(0.003)
+
+    with Pool() as threads:
+        hanging_up = threads.submit(hang_up)
+        try:
+            for _ in range(2):
+                replaced(program)
+        finally:
+            over.set()
+        hanging_up.result()
+    assert program.running
+    assert program.bot(1)["pid"] == pid
+
+
+def test_two_replacements_at_once(make_program: Make) -> None:
+    program = make_program(flags=SOON).start()
+    pid = ready(program, program.start_bot())
+    with Pool() as threads:
+        done = [asked.result() for asked in [threads.submit(program.replace) for _ in range(3)]]
+    assert [(one.returncode, one.stderr) for one in done] == [(0, "")] * 3
+    assert program.bot(1)["pid"] == pid
+
+
+def test_the_data_directory_is_never_free_amid_an_upgrade(make_program: Make) -> None:
+    program = make_program(flags=SOON).start()
+    over = threading.Event()
+
+    def intrude() -> list[int]:
+        """Take the lock of the directory whenever it can be had."""
+        taken = []
+        fd = os.open(program.data_dir, os.O_RDONLY)
+        try:
+            while not over.is_set():
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    taken.append(1)
+                    fcntl.flock(fd, fcntl.LOCK_UN)
+                except BlockingIOError:
+                    pass
+        finally:
+            os.close(fd)
+        return taken
+
+    with Pool() as threads:
+        intruding = threads.submit(intrude)
+        try:
+            replaced(program)
+        finally:
+            over.set()
+        assert intruding.result() == []

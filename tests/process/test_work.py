@@ -14,11 +14,13 @@ import re
 import resource
 import sqlite3
 import statistics
+import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import httpx
@@ -26,8 +28,10 @@ import psutil
 import pytest
 
 from botproc import immortal
+from supervisor import fleet as supervisor_fleet
 from supervisor import logs, settings
 from supervisor.api import application
+from supervisor.engine import usage
 from supervisor.fleet import retention
 from supervisor.metrics import Metrics
 from supervisor.program import open_fleet, open_ledger
@@ -79,6 +83,10 @@ STOP_TRANSACTIONS = 1
 READS = 2
 """From /proc for each bot that is listed: its `stat`, and the children of its one thread; exact. Both files stay open
 from one list to the next."""
+
+SELECTOR_CALLS = 96
+"""Calls of the fleet's functions for a stop of one bot by its name, however many others there are. They are 86, and
+were 192 with a hundred others: one for each of these, and a look at the process."""
 
 SILENT_S = 2.0
 """So long nothing at all wakes a supervisor that nobody asks, a zygote, or a bot that waits; exact."""
@@ -269,6 +277,56 @@ async def test_what_a_list_reads(
     assert len(reads) == READS * 10
     assert opened == [[]] * len(opened)
     assert statements.counted() == Counter()
+
+
+@pytest.mark.anyio
+async def test_an_answer_that_is_an_id_reads_no_process(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bots = await supervisor.post("/bots/batch?wait=ready", {"kind": "silent", "count": 4, "labels": {"team": "a"}})
+    first, second, *_ = (bot["bot_id"] for bot in bots["bots"])
+    used, opened = calls(monkeypatch, usage.Meter, "read"), calls(monkeypatch, builtins, "open")
+    await supervisor.post("/start", {"kind": "silent"})
+    await supervisor.post(f"/stop/{first}")
+    # Here the answer has an outcome for each.
+    await supervisor.post("/bots/restart?label=team:a&state=running")
+    await supervisor.post(f"/bots/{second}/stop")
+    await supervisor.post("/bots/stop?all=true")
+    assert used == []
+    # What a process is for certain is read once, when it begins.
+    read = [str(path) for path, *_ in opened if str(path).startswith("/proc/")]
+    assert len(read) == len(set(read)) == 1 + 3
+    assert all(re.fullmatch(r"/proc/\d+/stat", path) for path in read)
+
+
+@pytest.mark.anyio
+async def test_a_stop_by_selector_does_nothing_for_others(supervisor: Supervisor) -> None:
+    many = {"kind": "silent", "count": 100, "labels": {"team": "others"}}
+    await supervisor.post("/bots/batch?wait=ready", many)
+    for name in ("alice", "bob"):
+        await supervisor.post("/bots?wait=ready", {"kind": "silent", "name": name})
+    await supervisor.post("/bots/stop?name=alice")
+    with calls_in(Path(supervisor_fleet.__file__).parent) as made:
+        outcomes = await supervisor.post("/bots/stop?name=bob")
+    assert [outcome["state"] for outcome in outcomes["results"]] == ["stopped"]
+    assert sum(made.values()) <= SELECTOR_CALLS, made.most_common(10)
+
+
+@contextlib.contextmanager
+def calls_in(folder: Path) -> Iterator[Counter[tuple[str, str]]]:
+    """How often each function of a folder is called in the block, or goes on after it has waited, in this thread."""
+    made: Counter[tuple[str, str]] = Counter()
+
+    def note(frame: FrameType, event: str, arg: object) -> None:
+        file = Path(frame.f_code.co_filename) if event == "call" else None
+        if file is not None and file.parent == folder:
+            made[file.name, frame.f_code.co_name] += 1
+
+    sys.setprofile(note)
+    try:
+        yield made
+    finally:
+        sys.setprofile(None)
 
 
 def calls(monkeypatch: pytest.MonkeyPatch, where: Any, name: str) -> list[tuple[Any, ...]]:

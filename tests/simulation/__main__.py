@@ -1,4 +1,4 @@
-"""Play many stories: `python -m tests.simulation --seeds 1000 --first 0 --length 200 --stage one-bot`."""
+"""Play many stories: `python -m tests.simulation --seeds 1000 --first 0 --length 200 --stage fleet`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import sys
 import time
 
 from tests.simulation import stories
+from tests.simulation.fleet import FleetStage
 from tests.simulation.one_bot import OneBot
 
-STAGES: dict[str, stories.MakeStage] = {"one-bot": OneBot}
+STAGES: dict[str, stories.MakeStage] = {"one-bot": OneBot, "fleet": FleetStage}
 
 
 def main() -> int:

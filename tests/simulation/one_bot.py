@@ -205,6 +205,9 @@ class OneBot:
             parts.append("outage")
         return ", ".join(parts)
 
+    def close(self) -> None:
+        """Nothing has to be closed."""
+
     # ---- what feeds the machine
 
     def _begin(self, birth: Event | None) -> None:

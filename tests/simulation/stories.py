@@ -33,6 +33,9 @@ class Stage(Protocol):
     def picture(self) -> str:
         """Describe the world in a few words."""
 
+    def close(self) -> None:
+        """Let go of everything, whatever has happened."""
+
 
 MakeStage: TypeAlias = Callable[[int], Stage]
 """Make the stage of a seed, with everything in it that does not come from steps."""
@@ -51,23 +54,27 @@ def run(make_stage: MakeStage, seed: int, length: int) -> Stage:
     except Exception as error:
         short = shortened(make_stage, seed, played, type(error))
         raise Broken(tell(make_stage, seed, short)) from error
+    finally:
+        stage.close()
     return stage
 
 
 def shortened(make_stage: MakeStage, seed: int, steps: Sequence[Step], error: type[Exception]) -> Sequence[Step]:
     """Leave out all steps without which the story still ends in an error of this type."""
-    plays = 0
-    size = len(steps) // 2
-    while size and plays < _SHORTENINGS:
-        begin = 0
-        while begin < len(steps) and plays < _SHORTENINGS:
+    plays, size = 0, len(steps) // 2
+    while size:
+        begin, before = 0, len(steps)
+        while begin < len(steps):
             fewer = [*steps[:begin], *steps[begin + size :]]
-            plays += 1
             if isinstance(_failure(make_stage, seed, fewer), error):
                 steps = fewer
             else:
                 begin += size
-        size = size // 2
+            plays += 1
+            if plays == _SHORTENINGS:
+                return steps
+        # The last step that can be left out may be one that others needed.
+        size = size // 2 if size > 1 or len(steps) == before else 1
     return steps
 
 
@@ -107,4 +114,6 @@ def _failure(
         if note is not None:
             note(number, step, stage)
         return error
+    finally:
+        stage.close()
     return None

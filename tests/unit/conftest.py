@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from supervisor.store import Ledger
+from tests.fleets import World
 
 
 @pytest.fixture
@@ -20,3 +21,16 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
     ledger = await Ledger.open(tmp_path / "ledger.db")
     yield ledger
     await ledger.close()
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    """A fleet that is not booted yet; its ledger is that of its directory."""
+    ledger = await Ledger.open(tmp_path / "ledger.sqlite3")
+    world = World(tmp_path, ledger)
+    try:
+        yield world
+    finally:
+        await world.fleet.shutdown(0.1)
+        world.fleet.close()
+        await ledger.close()

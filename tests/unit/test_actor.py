@@ -17,7 +17,7 @@ import pytest
 from supervisor import settings
 from supervisor.core import errors
 from supervisor.core.attempt import KILL_AGAIN_S, Attempt
-from supervisor.core.events import Ended, FoundIdle, Made, Ready, ShutDown
+from supervisor.core.events import Ended, FoundIdle, Made, MadeForLater, Ready, ShutDown
 from supervisor.core.machine import DUMP_S, LEDGER_RETRY_S
 from supervisor.core.model import (
     Bot,
@@ -508,6 +508,16 @@ async def test_a_ledger_that_cannot_be_written_is_waited_for_and_is_no_crash(wor
 # ---- ready
 
 
+async def test_what_a_process_says_before_its_fork_is_answered_is_kept(world: World) -> None:
+    world.engine.fork_slowly()
+    await world.start(Behaviour(ready=False))
+    [run] = await world.runs()
+    world.actor.notified(run.run_id, {"READY": "1", "STATUS": "connected"})
+    world.engine.fork_slowly(False)
+    await world.rest()
+    assert (world.state(), world.actor.live.status) == (State.RUNNING, "connected")
+
+
 async def test_being_alive_for_a_moment_can_be_enough(world: World) -> None:
     world.settle(ready=2.0)
     await world.start(Behaviour(ready=False))
@@ -594,6 +604,27 @@ async def test_a_bot_that_is_stopped_gives_up_its_turn(world: World) -> None:
     assert world.starts.ask("another").granted
 
 
+async def test_a_start_that_leads_to_the_next_gives_up_its_turn(world: World) -> None:
+    world.rate = Rate(at_once=1)
+    await world.start(Behaviour(ready=False))
+    world.process.end(0, asked=Cause.STOPPED)
+    await world.rest()
+    assert (world.state(), len(world.engine.processes)) == (State.STARTING, 2)
+    world.engine.notify(world.actor.bot.bot_id, READY="1")
+    await world.rest()
+    assert world.state() is State.RUNNING
+    assert world.starts.ask("another").granted
+
+
+async def test_a_stop_right_behind_a_start_waits_for_no_turn(world: World) -> None:
+    world.rate = Rate(at_once=1)
+    assert world.starts.ask("another").granted
+    await world.make()
+    world.actor.born(Made())
+    await world.ask(Step.STOP)
+    assert world.state() is State.STOPPED
+
+
 async def test_a_spent_budget_is_waited_for_and_is_no_restart(world: World) -> None:
     world.settle(budget={"key": "login:{account}", "starts": 2, "per_s": 3600.0})
     await world.start(max_restarts=1)
@@ -627,6 +658,28 @@ async def test_what_is_exclusive_is_held_until_the_bot_has_settled(world: World)
     await world.ask(Step.START)
     assert world.state() is State.FAILED
     assert "login:alice is held by bot 2" in world.actor.bot.reason
+
+
+async def test_what_is_exclusive_is_held_by_a_bot_that_starts_later_until_it_is_stopped(world: World) -> None:
+    world.settle(exclusive="login:{account}")
+    await world.make(schedule=HOURLY)
+    world.actor.born(MadeForLater(now_us() + 3_600_000_000))
+    with pytest.raises(errors.CredentialHeld, match="held by bot 1"):
+        world.claims.take("login:alice", 2)
+    await world.ask(Step.STOP)
+    world.claims.take("login:alice", 2)
+
+
+async def test_a_credential_that_has_another_name_by_now_is_let_go(world: World) -> None:
+    world.settle(exclusive="login:{account}")
+    await world.start()
+    world.settle(exclusive="session:{account}")
+    await world.ask(Step.RESTART)
+    world.claims.take("login:alice", 2)
+    with pytest.raises(errors.CredentialHeld, match="held by bot 1"):
+        world.claims.take("session:alice", 2)
+    await world.ask(Step.STOP)
+    world.claims.take("session:alice", 2)
 
 
 async def test_a_template_with_an_unknown_name_is_said(world: World) -> None:

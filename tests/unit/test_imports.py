@@ -20,7 +20,7 @@ ROOMS = [
     ("supervisor.notices",),
     ("supervisor.engine",),
     ("supervisor.store", "supervisor.logs"),
-    ("supervisor.data_directory", "supervisor.metrics", "supervisor.background"),
+    ("supervisor.data_directory", "supervisor.handover", "supervisor.metrics", "supervisor.background"),
     ("supervisor.settings", "supervisor.event_loop"),
     ("supervisor.core",),
     ("supervisor.client",),

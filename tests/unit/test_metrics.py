@@ -10,7 +10,7 @@ from prometheus_client import parser
 from supervisor.core.model import ACTIVE, Bot, Goal, RestartPolicy, State, Usage
 from supervisor.metrics import Levels, Metrics
 from supervisor.store import Ledger
-from tests.unit.test_rollout import World
+from tests.fleets import World
 
 BOT = Bot(
     bot_id=7,

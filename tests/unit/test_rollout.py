@@ -4,87 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
 import pytest
 
 from supervisor import settings
 from supervisor.core import errors
-from supervisor.core.model import ACTIVE, BotQuery, NewBot, Policy, RestartPolicy, State, WaitingFor
+from supervisor.core.model import ACTIVE, BotQuery, NewBot, State, WaitingFor
 from supervisor.fleet import rollout
-from supervisor.fleet.catalogue import Catalogue
-from supervisor.fleet.fleet import Fleet, Wait
-from supervisor.fleet.starts import Rate
-from supervisor.metrics import Metrics
-from supervisor.store import Ledger
-from supervisor.store.secrets import Secrets
-from tests.fakes import Behaviour, FakeEngine, NoLogs
+from supervisor.fleet.fleet import Wait
+from tests.fakes import Behaviour
+from tests.fleets import ALL, ONCE, World
 
 pytestmark = pytest.mark.anyio
-
-ONCE = RestartPolicy(policy=Policy.NEVER)
-ALL = frozenset(State)
-
-
-class World:
-    """A fleet, and what the settings would say if they were read now: kinds, or an error."""
-
-    def __init__(self, directory: Path, ledger: Ledger) -> None:
-        self.now: dict[str, settings.Kind] | errors.SettingsRefused = {"any": settings.Kind(target="a:b")}
-        self.behaviours = {"any": Behaviour()}
-        self.engine = FakeEngine(self.behaviours, lambda *told: self.fleet.notified(*told))
-        secrets = Secrets(directory / "secrets")
-        catalogue = Catalogue(dict(self.now), engine=self.engine, secrets=secrets, rate=Rate(), read=self.read)
-        self.fleet = Fleet(
-            engine=self.engine,
-            ledger=ledger,
-            logs=NoLogs(),
-            bots_dir=directory / "bots",
-            catalogue=catalogue,
-            secrets=secrets,
-            metrics=Metrics(),
-        )
-
-    def read(self) -> dict[str, settings.Kind]:
-        if isinstance(self.now, errors.SettingsRefused):
-            raise self.now
-        return dict(self.now)
-
-    async def make(self, count: int, **fields: str) -> list[int]:
-        """Bots that are running."""
-        own = {"restart": {"policy": "never"}}
-        new = NewBot(kind="any", params={}, restart=ONCE, overrides=own, labels=fields)
-        return [(await self.fleet.create(new, wait=Wait.READY)).bot.bot_id for _ in range(count)]
-
-    async def names(self, count: int) -> dict[str | None, State]:
-        """Names and states of all bots, once there are so many and none is just being started."""
-        return await until(lambda bots: len(bots) >= count and State.STARTING not in bots.values(), self.fleet)
-
-
-async def until(
-    enough: Callable[[dict[str | None, State]], bool], fleet: Fleet, limit_s: float = 10
-) -> dict[str | None, State]:
-    deadline = time.monotonic() + limit_s
-    while True:
-        bots = {view.bot.name: view.bot.state for view in await fleet.listing.every(BotQuery(states=ALL))}
-        if enough(bots):
-            return bots
-        assert time.monotonic() < deadline, bots
-        await asyncio.sleep(0.005)
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    ledger = await Ledger.open(tmp_path / "ledger.sqlite3")
-    world = World(tmp_path, ledger)
-    try:
-        yield world
-    finally:
-        await world.fleet.shutdown(0.1)
-        world.fleet.close()
-        await ledger.close()
 
 
 # ---- commands to many
@@ -159,7 +90,7 @@ async def test_who_waits_for_a_turn_is_told_its_place_now(world: World) -> None:
     await makers[0]
 
     async def waiting() -> list[str]:
-        views = await world.fleet.listing.every(BotQuery())
+        views = (await world.fleet.listing.list(BotQuery())).items
         return [view.reason for view in views if view.waiting_for is WaitingFor.TURN]
 
     async def next_one() -> None:
@@ -198,7 +129,7 @@ async def test_a_reload_tells_what_has_changed(world: World) -> None:
     assert after is not None
     assert after.pid == before.pid
     again = await world.fleet.restart(bot_id)
-    assert again.bot.state is State.FAILED
+    assert again.state is State.FAILED
     assert "there is no kind 'any'" in again.reason
 
 
@@ -255,7 +186,7 @@ async def test_instances_that_cannot_be_made(world: World, caplog: pytest.LogCap
     assert await world.names(2) == {"new-1": State.RUNNING, "new-2": State.RUNNING}
     assert "no bot new-1 is made: the name is taken by a bot of kind any" in caplog.text
     assert "no instances of any are made: any does not take these parameters: token: Field required" in caplog.text
-    assert len(await world.fleet.listing.every(BotQuery(states=ACTIVE))) == 2
+    assert len(await world.fleet.listing.bots(BotQuery(states=ACTIVE))) == 2
 
 
 # ---- many are made
@@ -266,14 +197,14 @@ async def test_what_cannot_be_started_is_undone_and_its_key_is_free(world: World
     async def make() -> list[int]:
         new = NewBot(kind="any", params={}, restart=ONCE)
         if count == 1:
-            return [(await world.fleet.create(new, idempotency_key="k", wait=Wait.ATTEMPT)).bot.bot_id]
+            return [(await world.fleet.create(new, idempotency_key="k", wait=Wait.ATTEMPT)).bot_id]
         made = await world.fleet.create_many(new, count, idempotency_key="k", wait=Wait.ATTEMPT)
-        return [view.bot.bot_id for view in made]
+        return [bot.bot_id for bot in made]
 
     world.engine.fail_next(errors.SpawnFailed("cannot fork: no memory"))
     with pytest.raises(errors.SpawnFailed, match="no memory"):
         await make()
-    assert await world.fleet.listing.every(BotQuery(states=ALL)) == []
+    assert await world.fleet.listing.bots(BotQuery(states=ALL)) == []
     assert not [process for process in world.engine.processes if process.alive]
     made = await make()
     assert made == list(range(count + 1, 2 * count + 1))
@@ -284,7 +215,8 @@ async def test_a_known_key_gives_its_bots_as_they_are_now(world: World) -> None:
     async def make(key: str) -> dict[int, int | None]:
         new = NewBot(kind="any", params={}, restart=ONCE)
         made = await world.fleet.create_many(new, 4, idempotency_key=key, wait=Wait.READY)
-        return {view.bot.bot_id: view.live.pid if view.live else None for view in made}
+        lives = {bot.bot_id: world.fleet.listing.look(bot).live for bot in made}
+        return {bot_id: live.pid if live else None for bot_id, live in lives.items()}
 
     made = await make("k")
     first, second, *others = made
