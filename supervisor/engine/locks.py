@@ -1,15 +1,18 @@
 """The locks of bots: what keeps a second copy of a bot from running, and says who is the first.
 
 A bot's process holds the lock of its file as long as it lives, and so does what it forks. Its first line is
-"run_id pid start_ticks"; what may follow is told by `engine.crash`.
+"run_id pid start_ticks"; what may follow is told by `engine.crash_report`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from botproc import kernel
@@ -30,29 +33,27 @@ class Locks:
         return self._directory / f"{bot_id}.lock"
 
     def holder(self, bot_id: int, run_id: int | None = None) -> Identity | None:
-        """Who holds a bot's lock, of this run if one is given; None when nobody does."""
+        """Who holds a bot's lock, of this run if one is given; None when nobody does. Raises OSError (EMFILE)."""
         try:
-            fd = os.open(self.path(bot_id), os.O_RDWR)
-        except FileNotFoundError:
-            return None
-        try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return None
-            except BlockingIOError:
-                words = os.pread(fd, 100, 0).partition(b"\n")[0].split()
-                if len(words) != 3 or (run_id is not None and int(words[0]) != run_id):
+            with self._opened(bot_id) as fd:
+                if not _is_held(fd):
                     return None
-                pid, start_ticks = int(words[1]), int(words[2])
+                words = os.pread(fd, 100, 0).partition(b"\n")[0].split()
+                if len(words) != 3 or not all(map(bytes.isdigit, words)):
+                    # The file is the bot's own, which can write anything.
+                    return None
+                run, pid, start_ticks = map(int, words)
                 # What a dead bot has left can hold its lock, and the pid be an innocent process's.
-                if kernel.start_ticks(pid) != start_ticks:
+                if run_id not in (None, run) or kernel.start_ticks(pid) != start_ticks:
                     return None
                 inode = kernel.pidfd_inode(pid)
                 return Identity(pid=pid, start_ticks=start_ticks, inode=inode, boot_id=pidfd.boot_id())
-        except (FileNotFoundError, ProcessLookupError):
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise
+            if not isinstance(error, FileNotFoundError | ProcessLookupError):
+                log.warning("cannot see who holds %s: %s", self.path(bot_id), error.strerror)
             return None
-        finally:
-            os.close(fd)
 
     def is_of(self, pid: int, bot_id: int, log_path: Path) -> bool:
         """Whether the process is a bot of this very directory: it has the lock file or the log of here open.
@@ -79,25 +80,43 @@ class Locks:
                     return True
         return False
 
-    def _is_held(self, bot_id: int) -> bool:
-        try:
-            with self.path(bot_id).open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            pass
-        return False
-
     def remove(self, bot_id: int) -> None:
         """The file can go, unless it is that of a copy that lives after all: then it keeps the next one from being made
         beside it. One that cannot be looked at stays, too."""
-        path = self.path(bot_id)
         try:
-            with path.open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
-        except (FileNotFoundError, BlockingIOError):
+            with self._opened(bot_id) as fd:
+                if not _is_held(fd):
+                    self.path(bot_id).unlink()
+        except FileNotFoundError:
             pass
         except OSError as error:
-            log.warning("cannot remove %s: %s", path, error.strerror)
+            log.warning("cannot remove %s: %s", self.path(bot_id), error.strerror)
+
+    def _is_held(self, bot_id: int) -> bool:
+        try:
+            with self._opened(bot_id) as fd:
+                return _is_held(fd)
+        except OSError:
+            return False
+
+    @contextlib.contextmanager
+    def _opened(self, bot_id: int) -> Iterator[int]:
+        """The lock file of a bot, as a descriptor. Raises OSError, also where something else stands in its place: to
+        open a pipe would take for ever."""
+        path = self.path(bot_id)
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file", str(path))
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def _is_held(fd: int) -> bool:
+    """Whether another has the lock. If not, it is ours until the descriptor is closed."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
