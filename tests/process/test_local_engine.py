@@ -654,6 +654,24 @@ async def test_spawns_at_once_do_not_take_each_others_last_descriptor(bench: Loc
     assert zygote_pid(bench, "sleeps") == before
 
 
+# ---- usage
+
+
+async def test_a_process_that_was_stopped_from_outside_is_frozen_until_it_goes_on(bench: LocalBench) -> None:
+    process = await bench.start("sleeps")
+
+    def is_frozen() -> bool:
+        usage = process.usage()
+        assert usage is not None
+        return usage.frozen
+
+    assert not is_frozen()
+    process.signal(signal.SIGSTOP)
+    await until(is_frozen)
+    process.signal(signal.SIGCONT)
+    await until(lambda: not is_frozen())
+
+
 # ---- notifications
 
 
