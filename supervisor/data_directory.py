@@ -104,7 +104,7 @@ def holder(data_dir: Path) -> int | None:
 
 def is_locked(path: Path) -> bool:
     """Whether a process holds the lock of this file or directory. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from supervisor.core.model import Identity
 from supervisor.engine import pidfd
 
 log = logging.getLogger(__name__)
+
+_HOLDER = re.compile(rb"(\d+) (\d+) (\d+)\n")
 
 
 class Locks:
@@ -33,26 +36,29 @@ class Locks:
         return self._directory / f"{bot_id}.lock"
 
     def holder(self, bot_id: int, run_id: int | None = None) -> Identity | None:
-        """Who holds a bot's lock, of this run if one is given; None when nobody does. Raises OSError (EMFILE)."""
+        """The process that holds a bot's lock, of this run if one is given; None when there is none, or that cannot be
+        seen. Raises OSError when no descriptor is left."""
         try:
-            with self._opened(bot_id) as fd:
-                if not _is_held(fd):
+            with self._opened(bot_id) as lock:
+                if not _is_held(lock):
                     return None
-                words = os.pread(fd, 100, 0).partition(b"\n")[0].split()
-                if len(words) != 3 or not all(map(bytes.isdigit, words)):
-                    # The file is the bot's own, which can write anything.
-                    return None
-                run, pid, start_ticks = map(int, words)
-                # What a dead bot has left can hold its lock, and the pid be an innocent process's.
-                if run_id not in (None, run) or kernel.start_ticks(pid) != start_ticks:
-                    return None
-                inode = kernel.pidfd_inode(pid)
-                return Identity(pid=pid, start_ticks=start_ticks, inode=inode, boot_id=pidfd.boot_id())
+                # The bot's own file: anything can stand there.
+                words = _HOLDER.match(os.pread(lock, 100, 0))
+            if words is None or (run_id is not None and int(words[1]) != run_id):
+                return None
+            pid, start_ticks = int(words[2]), int(words[3])
+            # What a dead bot has left can hold its lock, and the pid be an innocent process's.
+            if kernel.start_ticks(pid) != start_ticks:
+                return None
+            inode = kernel.pidfd_inode(pid)
+            return Identity(pid=pid, start_ticks=start_ticks, inode=inode, boot_id=pidfd.boot_id())
+        except (FileNotFoundError, ProcessLookupError):
+            return None
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise
-            if not isinstance(error, FileNotFoundError | ProcessLookupError):
-                log.warning("cannot see who holds %s: %s", self.path(bot_id), error.strerror)
+            # Another user's, or no file at all: it stays so, and must not keep a supervisor from starting.
+            log.warning("cannot see who holds %s: %s", self.path(bot_id), error.strerror)
             return None
 
     def is_of(self, pid: int, bot_id: int, log_path: Path) -> bool:
@@ -64,13 +70,16 @@ class Locks:
         here = set()
         for path in (self.path(bot_id), log_path):
             with contextlib.suppress(OSError):
-                found = path.stat()
-                here.add((found.st_dev, found.st_ino))
+                found = path.lstat()
+                if stat.S_ISREG(found.st_mode):
+                    here.add((found.st_dev, found.st_ino))
         try:
             numbers = os.listdir(f"/proc/{pid}/fd")
         except PermissionError:
             # It has become another user's. That somebody holds the lock of here must do.
-            return self._is_held(bot_id)
+            with contextlib.suppress(OSError), self._opened(bot_id) as lock:
+                return _is_held(lock)
+            return False
         except OSError:
             return False
         for number in numbers:
@@ -84,39 +93,28 @@ class Locks:
         """The file can go, unless it is that of a copy that lives after all: then it keeps the next one from being made
         beside it. One that cannot be looked at stays, too."""
         try:
-            with self._opened(bot_id) as fd:
-                if not _is_held(fd):
+            with self._opened(bot_id) as lock:
+                if not _is_held(lock):
                     self.path(bot_id).unlink()
         except FileNotFoundError:
             pass
         except OSError as error:
             log.warning("cannot remove %s: %s", self.path(bot_id), error.strerror)
 
-    def _is_held(self, bot_id: int) -> bool:
-        try:
-            with self._opened(bot_id) as fd:
-                return _is_held(fd)
-        except OSError:
-            return False
-
     @contextlib.contextmanager
     def _opened(self, bot_id: int) -> Iterator[int]:
-        """The lock file of a bot, as a descriptor. Raises OSError, also where something else stands in its place: to
-        open a pipe would take for ever."""
-        path = self.path(bot_id)
-        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        """The descriptor of a bot's lock file. Raises OSError. A pipe in its place does not hold us up."""
+        fd = os.open(self.path(bot_id), os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise OSError(errno.EINVAL, "not a regular file", str(path))
             yield fd
         finally:
             os.close(fd)
 
 
-def _is_held(fd: int) -> bool:
-    """Whether another has the lock. If not, it is ours until the descriptor is closed."""
+def _is_held(lock: int) -> bool:
+    """Whether a process holds this lock. If none does, it is held here until the descriptor is closed."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     return False
