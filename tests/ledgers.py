@@ -15,10 +15,10 @@ EACH_LEDGER = pytest.mark.parametrize("ledger", ["file", "memory"], indirect=Tru
 
 
 async def create_bot(
-    ledger: Ledger, new: model.NewBot, *, idempotency_key: str | None = None
+    ledger: Ledger, new: model.NewBot, *, idempotency: model.Idempotency | None = None
 ) -> tuple[model.Bot, bool]:
     """A bot without a run, and whether it was made now."""
-    [(bot, _)], created = await ledger.create_bots(new, started_at=None, idempotency_key=idempotency_key)
+    [(bot, _)], created = await ledger.create_bots(new, started_at=None, idempotency=idempotency)
     return bot, created
 
 

@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from supervisor import logs
 from supervisor.api import answers, audit, paging, requests, streams
-from supervisor.core import errors, model
+from supervisor.core import errors, model, views
 from supervisor.fleet import rollout
 from supervisor.fleet.fleet import Fleet, Wait
 
@@ -27,7 +27,7 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern="^[!-~]+$",
-        description="the same key gives the same bot, made once",
+        description="the same key gives the same bot, made once; with another body it is refused",
     ),
 ]
 
@@ -88,7 +88,7 @@ class Bots:
         """Stop a bot, and with it all that it started."""
         bot = await self.fleet.stop(bot_id, grace_s=how.grace_s if how else None, wait=wait)
         # As it was when it had stopped, whoever may have started it again since.
-        return _shown(model.BotView(bot=bot, reason=bot.reason) if wait else self.fleet.listing.look(bot), wait)
+        return _shown(views.BotView(bot=bot, reason=bot.reason) if wait else self.fleet.listing.look(bot), wait)
 
     async def restart_bot(self, bot_id: BotId, how: requests.Grace | None = None, wait: Settled = True) -> Response:
         """End the bot's process, and start another once all of it is gone."""
@@ -133,9 +133,9 @@ class Bots:
         a problem, none. Answered once each has a process or could not be given one. A known Idempotency-Key is
         answered in the same way, with the bots that were made then."""
         async with self._new(many) as new:
-            bots = await self.fleet.create_many(
-                new, many.count, idempotency_key=idempotency_key, wait=Wait.READY if wait else Wait.ATTEMPT
-            )
+            idempotency = self.fleet.idempotency(idempotency_key, many.canonical)
+            how = Wait.READY if wait else Wait.ATTEMPT
+            bots = await self.fleet.create_many(new, many.count, idempotency=idempotency, wait=how)
         audit.concerns(*(bot.bot_id for bot in bots))
         shown = [answers.bot(self.fleet.listing.look(bot)) for bot in bots]
         return answers.reply(answers.BATCH, answers.Batch(bots=shown), status=201)
@@ -165,9 +165,11 @@ class Bots:
         return _results(await rollout.restart(self.fleet, query, grace_s=grace_s, max_parallel=which.max_parallel))
 
     async def _create(self, asked: requests.NewBot | None, idempotency_key: str | None, wait: Wait) -> model.Bot:
-        async with self._new(asked or requests.NewBot()) as new:
+        asked = asked or requests.NewBot()
+        async with self._new(asked) as new:
+            idempotency = self.fleet.idempotency(idempotency_key, asked.canonical)
             try:
-                bot = await self.fleet.create(new, idempotency_key=idempotency_key, wait=wait)
+                bot = await self.fleet.create(new, idempotency=idempotency, wait=wait)
             except (errors.SpawnFailed, errors.BudgetSpent) as error:
                 if error.bot_id is not None:  # It was made, and stays.
                     audit.concerns(error.bot_id)
@@ -206,7 +208,7 @@ async def _messages(found: AsyncGenerator[logs.Line | logs.Skipped | None, None]
                     yield format_sse_event(data_str=str(size), event="skipped", id=str(offset))
 
 
-def _results(outcomes: Sequence[model.Outcome]) -> Response:
+def _results(outcomes: Sequence[views.Outcome]) -> Response:
     audit.concerns(*(outcome.bot_id for outcome in outcomes))
     return answers.reply(answers.RESULTS, answers.Results(results=outcomes))
 
@@ -215,5 +217,5 @@ def _stopped(bot: model.Bot) -> Response:
     return answers.reply(answers.STOPPED, answers.Stopped(bot_id=bot.bot_id, state=bot.state))
 
 
-def _shown(view: model.BotView, settled: bool = True) -> Response:
+def _shown(view: views.BotView, settled: bool = True) -> Response:
     return answers.reply(answers.BOT, answers.bot(view), status=200 if settled else 202)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable
 from datetime import datetime
 from signal import Signals
@@ -96,6 +97,12 @@ class NewBot(_Body):
                 raise ValueError("start_number and params.start_number differ")
             self.params = {**self.params, "start_number": self.start_number}
         return self
+
+    @property
+    def canonical(self) -> str:
+        """What is asked for: the same text for the same fields with the same values, in whatever order."""
+        given = self.model_dump(exclude_unset=True, exclude={"start_number"})
+        return json.dumps(given, sort_keys=True)
 
     @property
     def overrides(self) -> model.Overrides:

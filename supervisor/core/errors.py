@@ -8,7 +8,7 @@
     │   └── NotReplaced
     └── Problem                 a call cannot be done: RFC 9457, an HTTP status
         ├── UnknownBot, UnknownRun, UnknownKind
-        ├── NameTaken, NoProcess, BadParams, KindGone
+        ├── NameTaken, NoProcess, BadParams, KindGone, KeyReused
         ├── CredentialHeld, BudgetSpent
         ├── NotReloaded
         ├── StillAlive
@@ -121,6 +121,13 @@ class BadParams(Problem):
 
     status = 422
     kind = "bad-params"
+
+
+class KeyReused(Problem):
+    """The idempotency key belongs to another request."""
+
+    status = 422
+    kind = "idempotency-key-reused"
 
 
 class NameTaken(Problem):

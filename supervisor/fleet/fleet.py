@@ -19,14 +19,15 @@ from supervisor.core.model import (
     Cause,
     Exit,
     Goal,
+    Idempotency,
     NewBot,
-    Reloaded,
     Run,
     Schedule,
     State,
     now_us,
 )
 from supervisor.core.table import Step
+from supervisor.core.views import Reloaded
 from supervisor.engine.protocol import Engine, Logs
 from supervisor.fleet import credentials
 from supervisor.fleet.actor import Actor
@@ -131,7 +132,8 @@ class Fleet:
         if own:
             self.ledger.set_overrides(own)
         found = dict.fromkeys(("running", "lost", "to start"), 0)
-        for bot in bots:
+        # What runs, or was to, holds its credential against what had failed.
+        for bot in sorted(bots, key=lambda bot: (bot.bot_id not in open_runs, bot.state in SETTLED)):
             run = open_runs.pop(bot.bot_id, None)
             if run is not None:
                 found["running" if self._resume(bot, run) else "lost"] += 1
@@ -208,13 +210,17 @@ class Fleet:
 
     # ---- new bots
 
-    async def create(self, new: NewBot, *, idempotency_key: str | None = None, wait: Wait) -> Bot:
+    def idempotency(self, key: str | None, request: str) -> Idempotency | None:
+        """What makes a request with a key be done once. What the request has in it cannot be told from the digest."""
+        return None if key is None else Idempotency(key=key, digest=self._secrets.digest(request))
+
+    async def create(self, new: NewBot, *, idempotency: Idempotency | None = None, wait: Wait) -> Bot:
         """Make a bot and start it, or give the one that was made with the same idempotency key.
 
-        Raises NameTaken, LedgerUnavailable, ShuttingDown, and SpawnFailed: for a want of resources, in which case
-        the bot is forgotten; with `Wait.PROCESS` also for what is wrong with the kind, and the bot is failed.
+        Raises NameTaken, KeyReused, LedgerUnavailable, ShuttingDown, and SpawnFailed: for a want of resources, in which
+        case the bot is forgotten; with `Wait.PROCESS` also for what is wrong with the kind, and the bot is failed.
         """
-        actors, earlier = await self._create(new, 1, idempotency_key)
+        actors, earlier = await self._create(new, 1, idempotency)
         if earlier:
             return earlier[0]
         [actor] = actors
@@ -234,14 +240,14 @@ class Fleet:
         return actor.bot
 
     async def create_many(
-        self, new: NewBot, count: int, *, idempotency_key: str | None = None, wait: Wait
+        self, new: NewBot, count: int, *, idempotency: Idempotency | None = None, wait: Wait
     ) -> Sequence[Bot]:
         """Make so many bots that differ in nothing but their ids, and start them side by side: all of them or, with
         an error, none. Or give those that were made with the same idempotency key, except forgotten ones.
 
         Raises as `create` does with `Wait.ATTEMPT`, and CredentialHeld: only one of them could run.
         """
-        actors, earlier = await self._create(new, count, idempotency_key)
+        actors, earlier = await self._create(new, count, idempotency)
         if earlier:
             made_then = frozenset(bot.bot_id for bot in earlier)
             return await self.listing.bots(BotQuery(states=frozenset(State), bot_ids=made_then))
@@ -258,11 +264,11 @@ class Fleet:
         await self.create(new, wait=Wait.ATTEMPT)
 
     async def _create(
-        self, new: NewBot, count: int, idempotency_key: str | None
+        self, new: NewBot, count: int, idempotency: Idempotency | None
     ) -> tuple[Sequence[Actor], Sequence[Bot]]:
         """New bots, whose starts have begun; or those that were made with the same key."""
         self._refuse_when_shutting_down()
-        if idempotency_key is not None and (earlier := await self.ledger.bots_of_key(idempotency_key)):
+        if idempotency is not None and (earlier := await self.ledger.bots_of_key(idempotency)):
             # Before anything else: what they hold exclusively, they hold against others.
             return (), earlier
         with self._claim(new, count) as claim:
@@ -272,7 +278,7 @@ class Fleet:
                 new,
                 count,
                 started_at=started_at,
-                idempotency_key=idempotency_key,
+                idempotency=idempotency,
                 budget=self._shared.budget(new.kind, new.params) if due is None else None,
             )
             if not created:
@@ -328,7 +334,8 @@ class Fleet:
         starts = await actor.ask(Step.STOP, grace_s)
         if not wait:
             return actor.bot
-        bot = await self._within_grace(actor, lambda: actor.state in SETTLED or actor.machine.starts != starts)
+        machine = actor.machine
+        bot = await self._within_grace(actor, lambda: machine.bot.state in SETTLED or machine.starts != starts)
         # As it was when it had stopped, whoever may have started it again since.
         return dataclasses.replace(bot, state=State.STOPPED)
 

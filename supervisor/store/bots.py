@@ -16,9 +16,12 @@ from supervisor.store.tables import Bot
 _REMEMBERED = Bot.forgotten_at.is_null()
 
 
-def insert(db: SqliteDatabase, new: model.NewBot, idempotency_key: str | None = None, number: int = 0) -> model.Bot:
+def insert(
+    db: SqliteDatabase, new: model.NewBot, idempotency: model.Idempotency | None = None, number: int = 0
+) -> model.Bot:
     """Make a bot, with a process wanted and none yet; of those with the same key that with this number, from 0 on.
     Raises `NameTaken`."""
+    key = idempotency.key if idempotency else None
     bot = model.Bot(
         bot_id=0,
         kind=new.kind,
@@ -48,7 +51,8 @@ def insert(db: SqliteDatabase, new: model.NewBot, idempotency_key: str | None = 
         "reason": bot.reason,
         "restarts": bot.restarts,
         "created_at": bot.created_at,
-        "idempotency_key": f"{idempotency_key} {number}" if idempotency_key and number else idempotency_key,
+        "idempotency_key": f"{key} {number}" if key and number else key,
+        "idempotency_digest": idempotency.digest if idempotency else None,
         "limits": dataclasses.asdict(bot.limits),
         "schedule": bot.schedule and dataclasses.asdict(bot.schedule),
         "overrides": bot.overrides,
@@ -101,10 +105,21 @@ def params_with_secrets(db: SqliteDatabase) -> list[model.Params]:
     return [json.loads(params) for (params,) in found]
 
 
-def of_key(db: SqliteDatabase, idempotency_key: str) -> list[model.Bot]:
+def of_key(db: SqliteDatabase, idempotency: model.Idempotency) -> list[model.Bot]:
+    """The bots that were made with the key. Raises `KeyReused` if that was with another request."""
     # A key has no space in it: all with one behind it are the others of the same call.
-    others = Bot.idempotency_key.between(f"{idempotency_key} ", f"{idempotency_key} :")
-    return sorted(_values(db, (Bot.idempotency_key == idempotency_key) | others), key=lambda bot: bot.bot_id)
+    others = Bot.idempotency_key.between(f"{idempotency.key} ", f"{idempotency.key} :")
+    its = (Bot.idempotency_key == idempotency.key) | others
+    found = sorted(_values(db, its), key=lambda bot: bot.bot_id)
+    if found and idempotency.digest is not None:
+        others = Bot.idempotency_digest != idempotency.digest
+        if db.execute(Bot.select(Bot.bot_id).where(its & others).limit(1)).fetchone():
+            made = f"bot {found[0].bot_id}" if len(found) == 1 else f"{len(found)} bots"
+            raise errors.KeyReused(
+                "cannot make what is asked for: the Idempotency-Key came with another request before, "
+                f"which made {made}; take a new key for each request"
+            )
+    return found
 
 
 def listed(db: SqliteDatabase, query: model.BotQuery, exclude: Collection[int]) -> list[model.Bot]:
@@ -149,7 +164,7 @@ def _values(db: SqliteDatabase, condition: Any, *, limit: int | None = None) -> 
 def _value(row: tuple[Any, ...]) -> model.Bot:
     """The value of a row with all the columns of the table."""
     bot_id, kind, params, name, labels, restart, grace_s, goal, state, reason, restarts, created_at, *more = row
-    last_exit, _, _, limits, schedule, overrides = more
+    last_exit, _, _, limits, schedule, overrides, _ = more
     end = None if last_exit is None else json.loads(last_exit)
     return model.Bot(
         bot_id=bot_id,

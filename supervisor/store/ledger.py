@@ -118,7 +118,7 @@ class Ledger:
         count: int = 1,
         *,
         started_at: int | None,
-        idempotency_key: str | None = None,
+        idempotency: model.Idempotency | None = None,
         budget: model.Budget | None = None,
     ) -> tuple[list[tuple[model.Bot, int | None]], bool]:
         """Make bots whose processes are wanted, all of them or, with an error, none; or find those that were made with
@@ -133,14 +133,15 @@ class Ledger:
 
         Raises:
             NameTaken: a bot that is not forgotten has this name.
+            KeyReused: the key came with another request before.
         """
 
         def write(db: SqliteDatabase) -> tuple[list[tuple[model.Bot, int | None]], bool]:
-            if idempotency_key is not None and (earlier := bots.of_key(db, idempotency_key)):
+            if idempotency is not None and (earlier := bots.of_key(db, idempotency)):
                 return [(bot, None) for bot in earlier], False
             made: list[tuple[model.Bot, int | None]] = []
             for number, event_id in enumerate(event_ids):
-                bot, run_id = bots.insert(db, new, idempotency_key, number), None
+                bot, run_id = bots.insert(db, new, idempotency, number), None
                 if started_at is not None and may_start(db):
                     run_id = runs.insert(db, bot.bot_id, kind=bot.kind, params=bot.params, started_at=started_at)
                     events.append(db, event_of(event_id, bot, run_id, started_at))
@@ -303,9 +304,9 @@ class Ledger:
         """The parameters of those bots that are not forgotten and may have a secret."""
         return await self._read(bots.params_with_secrets)
 
-    async def bots_of_key(self, idempotency_key: str) -> list[model.Bot]:
-        """The bots that were made with the key, be they forgotten or not, lowest id first."""
-        return await self._read(lambda db: bots.of_key(db, idempotency_key))
+    async def bots_of_key(self, idempotency: model.Idempotency) -> list[model.Bot]:
+        """The bots that were made with the key, be they forgotten or not, lowest id first. Raises KeyReused."""
+        return await self._read(lambda db: bots.of_key(db, idempotency))
 
     async def bots(self, query: model.BotQuery, *, exclude: Collection[int] = ()) -> list[model.Bot]:
         """The bots that fit, lowest id first, at most one more than `query.limit`."""

@@ -83,6 +83,10 @@ class Secrets:
         finally:
             self._in_hand.subtract(keys.values())
 
+    def digest(self, text: str) -> str:
+        """A digest of what may have secrets in it. It says nothing of them to those who do not have our key."""
+        return hmac.digest(self._name_key, b"digest\n" + text.encode(), hashlib.sha256).hex()
+
     def _keep(self, key: str, value: str) -> None:
         try:
             if not (self._directory / key).exists():

@@ -40,7 +40,7 @@ class Bot(Model):
     """`forgotten_at`: since when nobody can see the bot; its runs stay, its name is free, its id and key are not.
 
     `overrides` is what the bot says itself; `restart`, `grace_s`, `limits` and `schedule` are what held at its latest
-    start.
+    start. `idempotency_digest` is that of the request which the key came with.
     """
 
     bot_id = AutoIncrementField()
@@ -61,6 +61,7 @@ class Bot(Model):
     limits = Json(null=True)
     schedule = Json(null=True)
     overrides = Json(null=True)
+    idempotency_digest = Text(null=True)
 
     class Meta:
         strict_tables = True

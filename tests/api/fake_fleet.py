@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from supervisor import logs, settings
-from supervisor.core import errors, model, params
+from supervisor.core import errors, model, params, views
 from supervisor.fleet.fleet import Wait
 from supervisor.metrics import Levels, Metrics
 
@@ -34,10 +34,10 @@ class FakeFleet:
 
     def reset(self) -> None:
         """Forget everything, and be well."""
-        self.views: dict[int, model.BotView] = {}
+        self.views: dict[int, views.BotView] = {}
         self.runs_: list[model.Run] = []
         self.crashes_: list[model.CrashGroup] = []
-        self.keys: dict[str, int] = {}
+        self.keys: dict[str, tuple[int, str | None]] = {}
         self.signals: list[tuple[int, int]] = []
         self.waited: list[Wait | bool] = []
         self.graces: list[float | None] = []
@@ -52,25 +52,31 @@ class FakeFleet:
 
     # ---- commands
 
+    def idempotency(self, key: str | None, request: str) -> model.Idempotency | None:
+        return None if key is None else model.Idempotency(key=key, digest=request)
+
     async def create_many(
-        self, new: model.NewBot, count: int, *, idempotency_key: str | None = None, wait: Wait
+        self, new: model.NewBot, count: int, *, idempotency: model.Idempotency | None = None, wait: Wait
     ) -> Sequence[model.Bot]:
         return [await self.create(new, wait=wait) for _ in range(count)]
 
-    async def create(self, new: model.NewBot, *, idempotency_key: str | None = None, wait: Wait) -> model.Bot:
+    async def create(self, new: model.NewBot, *, idempotency: model.Idempotency | None = None, wait: Wait) -> model.Bot:
         self.waited.append(wait)
         if self.shutting_down:
             raise errors.ShuttingDown
-        if idempotency_key in self.keys:
-            return self.views[self.keys[idempotency_key]].bot
+        if idempotency is not None and idempotency.key in self.keys:
+            bot_id, digest = self.keys[idempotency.key]
+            if digest != idempotency.digest:
+                raise errors.KeyReused("the key came with another request before")
+            return self.views[bot_id].bot
         if new.name is not None and any(view.bot.name == new.name for view in self.views.values()):
             raise errors.NameTaken(f"there is a bot {new.name!r} already")
         if new.kind == "broken":
             raise errors.SpawnFailed("cannot fork: no memory")
         self.made.append(new)
         bot_id = len(self.views) + 1
-        if idempotency_key is not None:
-            self.keys[idempotency_key] = bot_id
+        if idempotency is not None:
+            self.keys[idempotency.key] = bot_id, idempotency.digest
         bot = model.Bot(
             **{field.name: getattr(new, field.name) for field in dataclasses.fields(new)},
             bot_id=bot_id,
@@ -120,7 +126,7 @@ class FakeFleet:
 
     # ---- looking
 
-    async def view(self, bot_id: int) -> model.BotView:
+    async def view(self, bot_id: int) -> views.BotView:
         if self.bug is not None:
             raise self.bug
         if bot_id not in self.views:
@@ -130,10 +136,10 @@ class FakeFleet:
     async def bot(self, bot_id: int) -> model.Bot:
         return (await self.view(bot_id)).bot
 
-    def look(self, bot: model.Bot) -> model.BotView:
+    def look(self, bot: model.Bot) -> views.BotView:
         return self.views[bot.bot_id]
 
-    async def list(self, query: model.BotQuery) -> model.Page[model.BotView]:
+    async def list(self, query: model.BotQuery) -> model.Page[views.BotView]:
         found = [
             view
             for bot, view in ((view.bot, view) for view in self.views.values())
@@ -245,12 +251,12 @@ class FakeFleet:
         self.defaults(kind)
         yield params.check(kind, PARAMETERS[kind], given)
 
-    async def reload_kinds(self) -> model.Reloaded:
+    async def reload_kinds(self) -> views.Reloaded:
         if self.refused:
             raise errors.NotReloaded(self.refused)
-        return model.Reloaded(added=["new"], changed=[], removed=["old"])
+        return views.Reloaded(added=["new"], changed=[], removed=["old"], surplus=["old-2"])
 
-    async def reload_kind(self, name: str) -> model.KindView:
+    async def reload_kind(self, name: str) -> views.KindView:
         self.defaults(name)
         if name == "broken":
             raise errors.NotReloaded("cannot import the kind broken: RuntimeError: no configuration")
@@ -259,9 +265,9 @@ class FakeFleet:
     def params_schemas(self) -> Mapping[str, Mapping[str, Any] | None]:
         return {kind.name: kind.params_schema for kind in self.kinds()}
 
-    def kind(self, name: str) -> model.KindView:
+    def kind(self, name: str) -> views.KindView:
         spec = self.defaults(name)
-        return model.KindView(
+        return views.KindView(
             name=name,
             target=spec.target,
             command=spec.command,
@@ -285,12 +291,12 @@ class FakeFleet:
             rss_bytes=10_000_000,
         )
 
-    def kinds(self) -> Sequence[model.KindView]:
+    def kinds(self) -> Sequence[views.KindView]:
         return [self.kind(name) for name in sorted(self.kinds_)]
 
     # ---- what becomes of a bot
 
-    def _up(self, bot: model.Bot) -> model.BotView:
+    def _up(self, bot: model.Bot) -> views.BotView:
         run_id = len(self.runs_) + 1
         pid = 1000 + run_id
         at = BEGAN + 1_000_000 * (run_id - 1)
@@ -316,7 +322,7 @@ class FakeFleet:
             )
         )
         bot = dataclasses.replace(bot, goal=model.Goal.UP, state=model.State.RUNNING, reason="it said that it is ready")
-        live = model.LiveView(
+        live = views.LiveView(
             pid=pid,
             run_id=run_id,
             started_at=at,
@@ -330,9 +336,9 @@ class FakeFleet:
             status=None,
             frozen=False,
         )
-        return model.BotView(bot=bot, reason=bot.reason, live=live)
+        return views.BotView(bot=bot, reason=bot.reason, live=live)
 
-    def _down(self, view: model.BotView) -> model.BotView:
+    def _down(self, view: views.BotView) -> views.BotView:
         if view.live is None:
             return view
         run = self.runs_[view.live.run_id - 1]
@@ -355,4 +361,4 @@ class FakeFleet:
             reason="was stopped (exit code 0)",
             last_exit=model.LastExit(exit_code=0, signal=None, cause=model.Cause.STOPPED, at=ended_at),
         )
-        return model.BotView(bot=bot, reason=bot.reason)
+        return views.BotView(bot=bot, reason=bot.reason)

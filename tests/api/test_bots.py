@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from supervisor.core import model
+from supervisor.core import model, views
 from supervisor.fleet.fleet import Wait
 from tests.api.conftest import Api
 from tests.api.fake_fleet import BEGAN
@@ -42,7 +42,7 @@ def test_a_scheduled_bot_is_active(api: Api) -> None:
     bot_id = api.start()
     bot = dataclasses.replace(api.fleet.views[bot_id].bot, state=model.State.SCHEDULED)
     schedule = model.WaitingFor.SCHEDULE
-    api.fleet.views[bot_id] = model.BotView(bot=bot, reason="well", waiting_for=schedule, next_start_at=BEGAN)
+    api.fleet.views[bot_id] = views.BotView(bot=bot, reason="well", waiting_for=schedule, next_start_at=BEGAN)
     for query in ("", "?state=scheduled", "?state=running,scheduled"):
         [shown] = api.client.get(f"/bots{query}").json()
         assert (shown["state"], shown["waiting_for"], shown["pid"]) == ("scheduled", "schedule", None)
@@ -56,6 +56,34 @@ def test_create_with_a_key_makes_one_bot(api: Api) -> None:
     assert [answer.json()["bot_id"] for answer in answers] == [1, 1, 2]
     assert {answer.status_code for answer in answers} == {201}
     assert api.client.post("/start", headers={"Idempotency-Key": "k-1"}).json() == {"bot_id": 1}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ({}, None, True),
+        ({"start_number": 3, "name": "a"}, {"name": "a", "params": {"start_number": 3}}, True),
+        ({"restart": {"policy": "never"}}, {"restart": {"policy": "never"}, "labels": {}}, False),
+        ({"start_number": 3}, {"start_number": 4}, False),
+        ({"name": "a"}, {"name": "b"}, False),
+    ],
+)
+def test_a_key_is_that_of_one_body(api: Api, first: Any, second: Any, same: bool) -> None:
+    once = {"Idempotency-Key": "k"}
+    assert api.client.post("/bots", json=first, headers=once).status_code == 201
+    again = api.client.post("/bots", json=second, headers=once)
+    if same:
+        assert (again.status_code, again.json()["bot_id"]) == (201, 1)
+    else:
+        assert (again.status_code, again.json()["type"]) == (422, "/problems/idempotency-key-reused")
+    assert len(api.fleet.made) == 1
+
+
+def test_any_text_can_have_a_key(api: Api) -> None:
+    body = b'{"name": "\\ud83e\\udd16", "labels": {"a": "b"}, "limits": {"cpu_affinity": [0]}, "schedule": "* * * * *"}'
+    headers = {"Idempotency-Key": "k", "Content-Type": "application/json"}
+    assert [api.client.post("/bots", content=body, headers=headers).status_code for _ in range(2)] == [201, 201]
+    assert len(api.fleet.made) == 1
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "\u00e9".encode("latin-1")])

@@ -85,7 +85,10 @@ def test_bodies_that_are_refused(api: Api) -> None:
 
 def test_reload_of_all_kinds(api: Api) -> None:
     response = api.client.post("/kinds/reload")
-    assert (response.status_code, response.json()) == (200, {"added": ["new"], "changed": [], "removed": ["old"]})
+    assert (response.status_code, response.json()) == (
+        200,
+        {"added": ["new"], "changed": [], "removed": ["old"], "surplus": ["old-2"]},
+    )
     api.fleet.refused = "kinds.toml: is not TOML: Expected '=' after a key (at line 3, column 8)"
     response = api.client.post("/kinds/reload")
     assert response.status_code == 422

@@ -46,7 +46,20 @@ def test_the_same_key_gives_the_same_bots_once(program: Program) -> None:
     ids = [[bot["bot_id"] for bot in answer.json()["bots"]] for answer in made]
     assert [len(one) for one in ids] == [5] * 4
     assert all(one == ids[0] for one in ids)
-    assert len(program.get("/bots").json()) == 5
+    for path, body in [("/bots/batch", {"count": 4}), ("/bots", {"name": "one"}), ("/start", None)]:
+        answer = program.post(path, body, headers=headers)
+        assert (answer.status_code, answer.json()["type"]) == (422, "/problems/idempotency-key-reused")
+        assert "which made 5 bots" in answer.json()["detail"]
+    assert len(program.get("/bots?state=all").json()) == 5
+    # It is so for the next supervisor; but of what an earlier version made, nothing more than the key is known.
+    program.kill()
+    program.start()
+    assert program.post("/bots/batch", {"count": 4}, headers=headers).status_code == 422
+    program.kill()
+    program.write("UPDATE bot SET idempotency_digest = NULL")
+    program.start()
+    answer = program.post("/bots/batch", {"count": 4}, headers=headers)
+    assert [bot["bot_id"] for bot in answer.json()["bots"]] == ids[0]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ What is durable is in a `Disk`, which outlives the ledgers that are opened on it
 from __future__ import annotations
 
 import asyncio
+import bisect
 import dataclasses
 import itertools
 from collections import Counter, deque
@@ -34,8 +35,17 @@ class _Row:
     """A bot on the disk, and what only the ledger knows of it."""
 
     bot: model.Bot
-    key: tuple[str, int] | None
+    key: model.Idempotency | None
     forgotten: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """A run that was deleted at a time when its bot had so many newer ones."""
+
+    run: model.Run
+    newer: int
+    at: int
 
 
 @dataclass(slots=True)
@@ -50,7 +60,7 @@ class Disk:
     events: list[model.Event] = field(default_factory=list)
     starts: list[tuple[str, int]] = field(default_factory=list)
     closed: Counter[int] = field(default_factory=Counter)
-    deleted: set[int] = field(default_factory=set)
+    deleted: list[Deleted] = field(default_factory=list)
     outage: str | None = None
     commit_s: float = COMMIT_S
     bot_ids: Any = field(default_factory=lambda: itertools.count(1))
@@ -144,7 +154,6 @@ class MemoryLedger(Ledger):
             self._commit_due.cancel()
         self._ops.clear()
         self._answering.clear()
-        self._told.clear()
 
     @property
     def outage(self) -> str | None:
@@ -233,21 +242,21 @@ class MemoryLedger(Ledger):
         count: int = 1,
         *,
         started_at: int | None,
-        idempotency_key: str | None = None,
+        idempotency: model.Idempotency | None = None,
         budget: model.Budget | None = None,
     ) -> tuple[list[tuple[model.Bot, int | None]], bool]:
         event_ids = [next(self._numbers) for _ in range(count)]
         told: list[model.Event] = []
 
         def write(disk: Disk) -> tuple[list[tuple[model.Bot, int | None]], bool]:
-            if idempotency_key is not None and (earlier := _of_key(disk, idempotency_key)):
+            if idempotency is not None and (earlier := _of_key(disk, idempotency)):
                 return [(bot, None) for bot in earlier], False
             if new.name is not None and (count > 1 or any(bot.name == new.name for bot in disk.bots())):
                 raise errors.NameTaken(f"another bot has the name {new.name!r}")
             made: list[tuple[model.Bot, int | None]] = []
-            for number, event_id in enumerate(event_ids):
+            for event_id in event_ids:
                 bot = _new_bot(next(disk.bot_ids), new)
-                disk.rows[bot.bot_id] = _Row(bot, None if idempotency_key is None else (idempotency_key, number))
+                disk.rows[bot.bot_id] = _Row(bot, idempotency)
                 run_id = None
                 if started_at is not None and _may_start(disk, budget):
                     run_id = disk.open_run(bot.bot_id, bot.kind, bot.params, started_at)
@@ -305,8 +314,9 @@ class MemoryLedger(Ledger):
         def write(disk: Disk) -> int:
             gone = [run_id for run_id in run_ids if run_id in disk.runs and _may_go(disk, disk.runs[run_id])]
             for run_id in gone:
-                del disk.runs[run_id]
-            disk.deleted.update(gone)
+                run = disk.runs.pop(run_id)
+                newer = sum(other > run_id for other in disk.runs if disk.runs[other].bot_id == run.bot_id)
+                disk.deleted.append(Deleted(run, newer, model.now_us()))
             return len(gone)
 
         return await self._submit(write, is_fact=False)
@@ -399,8 +409,8 @@ class MemoryLedger(Ledger):
     async def bots_without_overrides(self) -> list[model.Bot]:
         return []
 
-    async def bots_of_key(self, idempotency_key: str) -> list[model.Bot]:
-        return _of_key(await self._disk_of_now(), idempotency_key)
+    async def bots_of_key(self, idempotency: model.Idempotency) -> list[model.Bot]:
+        return _of_key(await self._disk_of_now(), idempotency)
 
     async def bots(self, query: model.BotQuery, *, exclude: Collection[int] = ()) -> list[model.Bot]:
         disk = await self._disk_of_now()
@@ -437,6 +447,12 @@ class MemoryLedger(Ledger):
     async def latest_event(self) -> int:
         disk = await self._disk_of_now()
         return disk.events[-1].event_id if disk.events else 0
+
+    async def events_after(self, event_id: int, *, limit: int, bot_id: int | None = None) -> list[model.Entry]:
+        disk = await self._disk_of_now()
+        first = bisect.bisect_right(disk.events, event_id, key=lambda event: event.event_id)
+        found = [event for event in disk.events[first:] if bot_id in (None, event.bot_id)]
+        return [_entry(disk, event) for event in found[:limit]]
 
     async def old_runs(self, ended_before: int, *, after: int, limit: int) -> tuple[list[int], int | None]:
         disk = await self._disk_of_now()
@@ -497,6 +513,12 @@ def _event(event_id: int, at: int, bot: model.Bot, run_id: int | None, goal: mod
     )
 
 
+def _entry(disk: Disk, event: model.Event) -> model.Entry:
+    row = disk.rows[event.bot_id]
+    latest = max(other.event_id for other in disk.events if other.bot_id == event.bot_id) if row.forgotten else None
+    return model.Entry(event=event, kind=row.bot.kind, name=row.bot.name, deleted=event.event_id == latest)
+
+
 def _may_start(disk: Disk, budget: model.Budget | None) -> bool:
     try:
         if budget is not None:
@@ -506,8 +528,11 @@ def _may_start(disk: Disk, budget: model.Budget | None) -> bool:
     return True
 
 
-def _of_key(disk: Disk, idempotency_key: str) -> list[model.Bot]:
-    return [row.bot for row in disk.rows.values() if row.key is not None and row.key[0] == idempotency_key]
+def _of_key(disk: Disk, idempotency: model.Idempotency) -> list[model.Bot]:
+    found = [row for row in disk.rows.values() if row.key is not None and row.key.key == idempotency.key]
+    if any(row.key != idempotency for row in found):
+        raise errors.KeyReused("the key came with another request before")
+    return [row.bot for row in found]
 
 
 def _may_go(disk: Disk, run: model.Run) -> bool:

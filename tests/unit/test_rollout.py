@@ -9,7 +9,7 @@ import pytest
 
 from supervisor import settings
 from supervisor.core import errors
-from supervisor.core.model import ACTIVE, BotQuery, NewBot, State, WaitingFor
+from supervisor.core.model import ACTIVE, BotQuery, Idempotency, NewBot, State, WaitingFor
 from supervisor.fleet import rollout
 from supervisor.fleet.fleet import Wait
 from tests.fakes import Behaviour
@@ -284,8 +284,8 @@ async def test_what_cannot_be_started_is_undone_and_its_key_is_free(world: World
     async def make() -> list[int]:
         new = NewBot(kind="any", params={}, restart=ONCE)
         if count == 1:
-            return [(await world.fleet.create(new, idempotency_key="k", wait=Wait.ATTEMPT)).bot_id]
-        made = await world.fleet.create_many(new, count, idempotency_key="k", wait=Wait.ATTEMPT)
+            return [(await world.fleet.create(new, idempotency=Idempotency(key="k"), wait=Wait.ATTEMPT)).bot_id]
+        made = await world.fleet.create_many(new, count, idempotency=Idempotency(key="k"), wait=Wait.ATTEMPT)
         return [bot.bot_id for bot in made]
 
     world.engine.fail_next(errors.SpawnFailed("cannot fork: no memory"))
@@ -301,7 +301,7 @@ async def test_what_cannot_be_started_is_undone_and_its_key_is_free(world: World
 async def test_a_known_key_gives_its_bots_as_they_are_now(world: World) -> None:
     async def make(key: str) -> dict[int, int | None]:
         new = NewBot(kind="any", params={}, restart=ONCE)
-        made = await world.fleet.create_many(new, 4, idempotency_key=key, wait=Wait.READY)
+        made = await world.fleet.create_many(new, 4, idempotency=Idempotency(key=key), wait=Wait.READY)
         lives = {bot.bot_id: world.fleet.listing.look(bot).live for bot in made}
         return {bot_id: live.pid if live else None for bot_id, live in lives.items()}
 

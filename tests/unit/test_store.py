@@ -17,6 +17,7 @@ from tests.ledgers import EACH_LEDGER, create_bot, create_bot_and_run, create_bo
 
 pytestmark = pytest.mark.anyio
 
+KEY = model.Idempotency(key="k")
 NEW = model.NewBot(kind="counter", params={"start_number": 12})
 ANY_STATE = frozenset(State)
 
@@ -116,15 +117,15 @@ async def test_a_bot_and_its_first_run_are_one_write(ledger: Ledger) -> None:
 @EACH_LEDGER
 async def test_the_same_idempotency_key_makes_one_bot(ledger: Ledger) -> None:
     answers = await asyncio.gather(
-        *(create_bot_and_run(ledger, bot_like(name="x"), started_at=1, idempotency_key="k") for _ in range(20))
+        *(create_bot_and_run(ledger, bot_like(name="x"), started_at=1, idempotency=KEY) for _ in range(20))
     )
     [(first, run_id, _)] = [answer for answer in answers if answer[2]]
     assert run_id is not None
     assert {(bot.bot_id, run_id) for bot, run_id, created in answers if not created} == {(first.bot_id, None)}
     # Another ask with the key, and one after the bot was forgotten, get the same bot still.
-    assert await create_bot(ledger, bot_like(kind="other"), idempotency_key="k") == (first, False)
+    assert await create_bot(ledger, bot_like(kind="other"), idempotency=KEY) == (first, False)
     await ledger.forget_bot(first.bot_id)
-    bot, created = await create_bot(ledger, NEW, idempotency_key="k")
+    bot, created = await create_bot(ledger, NEW, idempotency=KEY)
     assert (bot.bot_id, created) == (first.bot_id, False)
     assert len((await ledger.runs(model.RunQuery())).items) == 1
 
@@ -152,7 +153,7 @@ async def test_a_name_is_taken_until_its_bot_is_forgotten(ledger: Ledger) -> Non
 
 @EACH_LEDGER
 async def test_a_batch_is_made_whole_or_not_at_all(ledger: Ledger) -> None:
-    made, created = await ledger.create_bots(NEW, 3, started_at=1, idempotency_key="k")
+    made, created = await ledger.create_bots(NEW, 3, started_at=1, idempotency=KEY)
     assert created
     assert [await ledger.bot(bot.bot_id) for bot, _ in made] == [bot for bot, _ in made]
     assert [(await the_run(ledger, run_id or 0)).bot_id for _, run_id in made] == [bot.bot_id for bot, _ in made]
@@ -163,13 +164,30 @@ async def test_a_batch_is_made_whole_or_not_at_all(ledger: Ledger) -> None:
 
 @EACH_LEDGER
 async def test_a_key_is_that_of_a_whole_batch(ledger: Ledger) -> None:
-    made, _ = await ledger.create_bots(NEW, 12, started_at=1, idempotency_key="k")
+    made, _ = await ledger.create_bots(NEW, 12, started_at=1, idempotency=KEY)
     for key in ("k1", "k:", "j"):
-        await create_bot(ledger, NEW, idempotency_key=key)
-    again, created = await ledger.create_bots(NEW, 2, started_at=1, idempotency_key="k")
+        await create_bot(ledger, NEW, idempotency=model.Idempotency(key=key))
+    again, created = await ledger.create_bots(NEW, 2, started_at=1, idempotency=KEY)
     assert not created
-    assert [bot for bot, _ in again] == [bot for bot, _ in made] == await ledger.bots_of_key("k")
-    assert (await create_bot(ledger, NEW, idempotency_key="other"))[1]
+    assert [bot for bot, _ in again] == [bot for bot, _ in made] == await ledger.bots_of_key(KEY)
+    assert (await create_bot(ledger, NEW, idempotency=model.Idempotency(key="other")))[1]
+
+
+async def test_a_key_is_that_of_one_request(ledger: Ledger) -> None:
+    keys = {digest: model.Idempotency(key="k", digest=digest) for digest in ("one", "another", None)}
+    made, _ = await ledger.create_bots(NEW, 2, started_at=1, idempotency=keys["one"])
+    with pytest.raises(errors.KeyReused, match="made 2 bots"):
+        await ledger.bots_of_key(keys["another"])
+    with pytest.raises(errors.KeyReused, match="made 2 bots"):
+        await ledger.create_bots(NEW, 2, started_at=1, idempotency=keys["another"])
+    for same in (keys["one"], keys[None]):
+        assert await ledger.bots_of_key(same) == [bot for bot, _ in made]
+    await ledger.undo_bots([bot.bot_id for bot, _ in made])
+    assert (await ledger.create_bots(NEW, 1, started_at=1, idempotency=keys["another"]))[1]
+    # A key of a version that kept no digest is that of any request.
+    bot, _ = await create_bot(ledger, NEW, idempotency=model.Idempotency(key="old"))
+    assert await create_bot(ledger, NEW, idempotency=model.Idempotency(key="old", digest="one")) == (bot, False)
+    assert len(await ledger.bots(model.BotQuery())) == 2
 
 
 async def test_ids_are_never_used_again(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tests.ledgers import EACH_LEDGER, create_bot, create_bot_and_run
 
 pytestmark = pytest.mark.anyio
 
+KEY = model.Idempotency(key="k")
 NEW = model.NewBot(kind="trader", params={})
 ALICE = model.Budget(key="discord:alice", starts=2, per_s=86_400)
 DAY = 86_400_000_000
@@ -137,14 +138,18 @@ async def test_a_new_bot_without_a_start_left_is_made_without_a_run(ledger: Ledg
     for _ in range(2):
         _, run_id, _ = await create_bot_and_run(ledger, NEW, started_at=1, budget=ALICE)
         assert run_id is not None
-    bot, run_id, created = await create_bot_and_run(ledger, NEW, started_at=1, idempotency_key="k", budget=ALICE)
+    bot, run_id, created = await create_bot_and_run(ledger, NEW, started_at=1, idempotency=KEY, budget=ALICE)
     assert (run_id, created) == (None, True)
     assert await ledger.bot(bot.bot_id) == bot
     assert await ledger.latest_run(bot.bot_id) is None
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as db:
         assert db.execute("SELECT bot_id FROM event").fetchall() == [(1,), (2,)]
     # Whoever asks again with its key finds it, and no start is counted.
-    assert await create_bot_and_run(ledger, NEW, started_at=1, idempotency_key="k") == (bot, None, False)
+    assert await create_bot_and_run(ledger, NEW, started_at=1, idempotency=KEY) == (
+        bot,
+        None,
+        False,
+    )
 
 
 async def test_old_starts_are_tidied_away_a_few_at_a_time(ledger: Ledger, clock: Clock, tmp_path: Path) -> None:
