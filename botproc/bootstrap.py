@@ -207,7 +207,7 @@ def set_up(spec: wire.ZygoteSpec, spawn: wire.Spawn) -> int:
             lock = _lock(spawn)
         _become(spec, spawn)
     except OSError as error:
-        give_up(spawn, f"{error.filename}: {error.strerror}" if error.filename else str(error), lock)
+        give_up(spawn, f"cannot open {error.filename}: {error.strerror}" if error.filename else str(error), lock)
     return lock
 
 

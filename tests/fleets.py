@@ -24,7 +24,8 @@ class World:
     """A fleet, and what the settings would say if they were read now: kinds, or an error."""
 
     def __init__(self, directory: Path, ledger: Ledger) -> None:
-        self.now: dict[str, settings.Kind] | errors.SettingsRefused = {"any": settings.Kind(target="a:b")}
+        self.now = {"any": settings.Kind(target="a:b")}
+        self.refused: errors.SettingsRefused | None = None
         self.behaviours = {"any": Behaviour()}
         self.engine = FakeEngine(self.behaviours, lambda *told: self.fleet.notified(*told))
         secrets = Secrets(directory / "secrets")
@@ -40,9 +41,14 @@ class World:
         )
 
     def read(self) -> dict[str, settings.Kind]:
-        if isinstance(self.now, errors.SettingsRefused):
-            raise self.now
+        if self.refused is not None:
+            raise self.refused
         return dict(self.now)
+
+    @property
+    def actors(self) -> list[int]:
+        """The bots that take memory."""
+        return sorted(self.fleet._roster.bot_ids)
 
     async def make(self, count: int, **fields: str) -> list[int]:
         """Bots that are running."""

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
+
 from supervisor.core import model
 from supervisor.store import Ledger
+
+EACH_LEDGER = pytest.mark.parametrize("ledger", ["file", "memory"], indirect=True)
+"""For tests of what the real ledger and that of the simulation have in common."""
 
 
 async def create_bot(

@@ -160,11 +160,15 @@ class Kind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reloaded:
-    """What another reading of the settings has changed: names of kinds."""
+    """What another reading of the settings has changed: names of kinds.
+
+    `surplus` are the names of instances that are there, and are more than the settings want now.
+    """
 
     added: Sequence[str]
     changed: Sequence[str]
     removed: Sequence[str]
+    surplus: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@
     │   └── NotReplaced
     └── Problem                 a call cannot be done: RFC 9457, an HTTP status
         ├── UnknownBot, UnknownRun, UnknownKind
-        ├── NameTaken, NoProcess, BadParams
+        ├── NameTaken, NoProcess, BadParams, KindGone
         ├── CredentialHeld, BudgetSpent
         ├── NotReloaded
         ├── StillAlive
@@ -107,6 +107,13 @@ class UnknownKind(Problem):
 
     status = 422
     kind = "unknown-kind"
+
+
+class KindGone(Problem):
+    """The settings no longer have the kind of the bot."""
+
+    status = 409
+    kind = "kind-gone"
 
 
 class BadParams(Problem):

@@ -44,7 +44,8 @@ def asked_while_ending(verb: str) -> str:
 
 def turn(ahead: int) -> str:
     """A start waits for others."""
-    return f"waits for its turn to start, behind {ahead} other{'' if ahead == 1 else 's'}" if ahead else "starts next"
+    behind = f", behind {ahead} other{'' if ahead == 1 else 's'}" if ahead else ""
+    return f"waits for its turn to start{behind}"
 
 
 def not_ready(limit_s: float) -> str:

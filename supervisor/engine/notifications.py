@@ -6,6 +6,7 @@ import array
 import asyncio
 import contextlib
 import os
+import re
 import secrets
 import socket
 import struct
@@ -18,6 +19,7 @@ from supervisor.engine.protocol import OnNotify
 
 _UCRED = struct.Struct("3i")
 _MAX_PATH = 107
+_OLD_NAME = re.compile("bot-supervisor-[0-9a-f]{32}")
 _AT_ONCE = 64
 _MOST_EARLY = 1000
 
@@ -45,10 +47,23 @@ class Notifications:
             path.chmod(0o600)
         else:
             # A path of that length fits no socket address; an abstract one with a name of its own does.
-            name = _name(run_dir)
-            self.address = f"@{name}"
-            self._socket.bind(f"\0{name}")
+            self.address = self._bind_abstract(run_dir)
         asyncio.get_running_loop().add_reader(self._socket, self._read)
+
+    def _bind_abstract(self, run_dir: Path) -> str:
+        """A name for this very directory, the same one after a restart. A copy of it gets another: its bots are
+        others. An older name does not say which directory it is of."""
+        file, prefix = run_dir / "notify.name", f"bot-supervisor-{run_dir.stat().st_ino:x}-"
+        with contextlib.suppress(FileNotFoundError):
+            name = file.read_text()
+            if name.startswith(prefix) or _OLD_NAME.fullmatch(name):
+                with contextlib.suppress(OSError):
+                    self._socket.bind(f"\0{name}")
+                    return f"@{name}"
+        name = prefix + secrets.token_hex(16)
+        self._socket.bind(f"\0{name}")
+        file.write_text(name)
+        return f"@{name}"
 
     def know(self, process: LocalProcess) -> None:
         """The process is a bot's, and may speak for it."""
@@ -106,14 +121,3 @@ class Notifications:
         elif self._forking and len(self._early) < _MOST_EARLY:
             # All others are no bots.
             self._early.setdefault(process.pid if process else leader, []).append(values)
-
-
-def _name(run_dir: Path) -> str:
-    """A name for this very directory, the same one after a restart. A copy of it has another: its bots are others."""
-    file, prefix = run_dir / "notify.name", f"bot-supervisor-{run_dir.stat().st_ino:x}-"
-    with contextlib.suppress(FileNotFoundError):
-        if (name := file.read_text()).startswith(prefix):
-            return name
-    name = prefix + secrets.token_hex(16)
-    file.write_text(name)
-    return name

@@ -197,6 +197,5 @@ class LocalProcess:
 def _why_unusable(raised: Raised | None, last_lines: Sequence[str]) -> str:
     """What the bot has said of why it cannot be set up: in its lock file, else in its log."""
     if raised is not None:
-        return f"cannot be set up: {raised.message}"
-    _, found, reason = last_lines[-1].partition(" cannot be set up: ") if last_lines else ("", "", "")
-    return f"cannot be set up: {reason}" if found else ""
+        return raised.message
+    return last_lines[-1].partition(" cannot be set up: ")[2] if last_lines else ""

@@ -103,6 +103,7 @@ class Zygote:
     def start(cls, spec: wire.ZygoteSpec, listener: Listener) -> Zygote:
         """Start a new one, to be connected to. Raises SpawnFailed when no process can be made."""
         process = _spawn.Process(target=zygote.main, args=(spec,), name=f"zygote {spec.kind}")
+        _leave_deleted_directory()
         try:
             process.start()
             assert process.pid is not None
@@ -379,6 +380,15 @@ class Zygote:
         process = LocalProcess(bot_id, run_id, identity, lock_path, output, self.acknowledge)
         self.processes[run_id] = process
         return process
+
+
+def _leave_deleted_directory() -> None:
+    """A directory that is gone is no place to be: multiprocessing has each process go there first."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        log.warning("the working directory was deleted: from now on it is /, and relative paths begin there")
+        os.chdir("/")
 
 
 async def _held(process: LocalProcess) -> LocalProcess:

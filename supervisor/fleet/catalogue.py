@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from supervisor import settings
 from supervisor.core import errors, params
-from supervisor.core.model import KindView, Reloaded
+from supervisor.core.model import Bot, KindView, Reloaded
+from supervisor.core.table import Step
 from supervisor.core.terms import Terms
 from supervisor.engine.protocol import Engine
 from supervisor.fleet.starts import Rate
@@ -47,10 +47,6 @@ class Catalogue:
         """All kinds, sorted."""
         return sorted(self._kinds)
 
-    def has(self, kind: str) -> bool:
-        """Whether the settings still have it."""
-        return kind in self._kinds
-
     def spec(self, kind: str) -> settings.Kind:
         """What the settings say of a kind, also of one that they no longer have."""
         return self._kinds.get(kind, settings.GONE)
@@ -73,6 +69,23 @@ class Catalogue:
         except KeyError:
             known = ", ".join(self.names)
             raise errors.UnknownKind(f"there is no kind {kind!r}; there are: {known}") from None
+
+    def refuse_gone(self, verb: Step, bots: Sequence[Bot]) -> None:
+        """Raise KindGone if the settings no longer have the kinds of all these bots, which are to be started."""
+        gone = [bot for bot in bots if bot.kind not in self._kinds]
+        if gone:
+            which = f"bot {gone[0].bot_id}" if len(gone) == 1 else f"{len(gone)} bots"
+            kinds = ", ".join(sorted({bot.kind for bot in gone}))
+            raise errors.KindGone(
+                f"cannot {verb} {which}: the settings no longer have the kind {kinds}; "
+                "put it back and reload the kinds, or delete what nobody needs",
+                bot_id=gone[0].bot_id if len(gone) == 1 else None,
+            )
+
+    @property
+    def instances(self) -> Mapping[str, int]:
+        """How many bots the settings want of each kind."""
+        return {name: spec.instances for name, spec in self._kinds.items()}
 
     # ---- what the code takes
 
@@ -155,7 +168,8 @@ class Catalogue:
             changed=sorted(name for name in kinds.keys() & before.keys() if kinds[name] != before[name]),
             removed=sorted(before.keys() - kinds.keys()),
         )
-        told = [f"{what} {', '.join(names)}" for what, names in dataclasses.asdict(reloaded).items() if names]
+        changes = {"added": reloaded.added, "changed": reloaded.changed, "removed": reloaded.removed}
+        told = [f"{what} {', '.join(names)}" for what, names in changes.items() if names]
         log.info("kinds read again: %s", "; ".join(told) or "nothing has changed")
         return reloaded
 

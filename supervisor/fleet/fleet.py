@@ -191,11 +191,15 @@ class Fleet:
         }
 
     async def reload_kinds(self) -> Reloaded:
-        """Read the settings of the kinds again, and make the instances that they ask for. Raises NotReloaded."""
+        """Read the settings of the kinds again, make the instances that they ask for, and say which are too many.
+
+        Raises NotReloaded.
+        """
         self._refuse_when_shutting_down()
+        before = self.catalogue.instances
         reloaded = await self.catalogue.reload()
         self._instances.populate()
-        return reloaded
+        return dataclasses.replace(reloaded, surplus=await self._instances.surplus(before))
 
     def notified(self, bot_id: int, run_id: int, values: Mapping[str, str]) -> None:
         """Take what the process of a run said by sd_notify."""
@@ -310,11 +314,9 @@ class Fleet:
     async def start(self, bot_id: int, *, wait: bool = True) -> Bot:
         """Start a bot; one that is up already is left alone. Waits until it is up, or has failed.
 
-        Raises StillAlive when an earlier process of it does not end.
+        Raises KindGone, CredentialHeld, and StillAlive when an earlier process of it does not end.
         """
-        self._refuse_when_shutting_down()
-        actor = await self._roster.get(bot_id)
-        self._claim_for(actor)
+        actor = await self._to_start(bot_id, Step.START)
         await actor.ask(Step.START)
         if wait:
             await self._until_settled_in(actor)
@@ -331,10 +333,11 @@ class Fleet:
         return dataclasses.replace(bot, state=State.STOPPED)
 
     async def restart(self, bot_id: int, *, grace_s: float | None = None, wait: bool = True) -> Bot:
-        """End the process, if there is one, and start another when everything of it is gone. Raises StillAlive."""
-        self._refuse_when_shutting_down()
-        actor = await self._roster.get(bot_id)
-        self._claim_for(actor)
+        """End the process, if there is one, and start another when everything of it is gone.
+
+        Raises KindGone and CredentialHeld, before anything is stopped, and StillAlive.
+        """
+        actor = await self._to_start(bot_id, Step.RESTART)
         starts = await actor.ask(Step.RESTART, grace_s)
         if wait:
             await self._within_grace(actor, lambda: actor.machine.starts != starts or actor.state in SETTLED)
@@ -433,10 +436,22 @@ class Fleet:
         finally:
             claims.release(credential, None)
 
-    def _claim_for(self, actor: Actor) -> None:
-        """Raise CredentialHeld when what the bot needs is another's."""
-        if actor.state in SETTLED:
-            actor.claim()
+    async def _to_start(self, bot_id: int, verb: Step) -> Actor:
+        """The actor of a bot that can be started, with what it needs for itself alone.
+
+        Raises UnknownBot, KindGone, CredentialHeld, ShuttingDown.
+        """
+        self._refuse_when_shutting_down()
+        actor = await self._roster.get(bot_id)
+        try:
+            if verb is Step.RESTART or actor.state not in (State.STARTING, State.RUNNING):
+                self.catalogue.refuse_gone(verb, [actor.bot])
+            if actor.state in SETTLED:
+                actor.claim()
+        except errors.Problem:
+            self._roster.leave(actor)
+            raise
+        return actor
 
 
 async def _has_started(actor: Actor) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from supervisor import settings
@@ -35,6 +35,31 @@ class Instances:
         """See to the instances of all kinds in the background, one reading of the settings after another."""
         self._background.start(self._populate(), name="instances")
 
+    async def surplus(self, before: Mapping[str, int]) -> Sequence[str]:
+        """The names of the instances that are more than the settings want, by kind and number.
+
+        Args:
+            before: how many the settings wanted of each kind until now. Of a kind of which none are wanted, and none
+                were, a bot is no instance, whatever its name looks like.
+        """
+        now = self._catalogue.instances
+        wanted = {kind: now.get(kind, 0) for kind in sorted(before.keys() | now.keys())}
+        wanted = {kind: most for kind, most in wanted.items() if most or before.get(kind)}
+        try:
+            kinds = await self._kinds_by_name() if wanted else {}
+        except errors.LedgerUnavailable as unavailable:
+            log.warning("cannot say which instances are too many: %s", unavailable.detail)
+            return ()
+        surplus: list[str] = []
+        for kind, most in wanted.items():
+            numbers = (_number(name, kind) for name, its_kind in kinds.items() if its_kind == kind)
+            many = [f"{kind}-{number}" for number in sorted(filter(None, numbers)) if number > most]
+            if many:
+                told = ", ".join(many)
+                log.warning("of %s only %d are wanted; too many, until they are deleted: %s", kind, most, told)
+            surplus += many
+        return surplus
+
     def close(self) -> None:
         """Make no more."""
         self._background.cancel()
@@ -46,12 +71,16 @@ class Instances:
             if not specs:
                 return
             try:
-                bots = await self._listing.bots(BotQuery(states=frozenset(State)))
+                taken = await self._kinds_by_name()
             except errors.LedgerUnavailable as unavailable:
                 log.warning("no instances are made before the next reload: %s", unavailable.detail)
                 return
-            taken = {bot.name: bot.kind for bot in bots if bot.name is not None}
             await asyncio.gather(*(self._make_missing(name, spec, taken) for name, spec in specs.items()))
+
+    async def _kinds_by_name(self) -> Mapping[str, str]:
+        """The kinds of all bots that have a name."""
+        bots = await self._listing.bots(BotQuery(states=frozenset(State)))
+        return {bot.name: bot.kind for bot in bots if bot.name is not None}
 
     async def _make_missing(self, kind: str, spec: settings.Kind, taken: Mapping[str, str]) -> None:
         """Make those that are not there. Those that are stay, whatever their state."""
@@ -88,3 +117,9 @@ class Instances:
                 await asyncio.gather(*(make(name, given) for name in missing))
         except errors.Problem as problem:
             log.warning("no instances of %s are made: %s", kind, problem.detail)
+
+
+def _number(name: str, kind: str) -> int | None:
+    """Which instance of a kind has this name; None: that is no instance's."""
+    digits = name.removeprefix(f"{kind}-")
+    return int(digits) if name != digits and digits.isascii() and digits.isdigit() and digits[0] != "0" else None

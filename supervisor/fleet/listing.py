@@ -125,7 +125,7 @@ def view_of(actor: Actor) -> BotView:
     machine = actor.machine
     live = _live(actor)
     reason = machine.bot.reason
-    if live is not None and live.frozen and machine.bot.state is State.RUNNING:
+    if live is not None and live.frozen and machine.bot.state in (State.STARTING, State.RUNNING):
         reason = reasons.FROZEN
     elif machine.attempt is not None and machine.attempt.phase is Phase.QUEUED and actor.launch is not None:
         reason = reasons.turn(actor.launch.place)

@@ -8,6 +8,7 @@ from functools import partial
 
 from supervisor.core import errors
 from supervisor.core.model import Bot, BotQuery, Outcome, State
+from supervisor.core.table import Step
 from supervisor.fleet.fleet import Fleet
 
 AT_ONCE = 100
@@ -34,12 +35,14 @@ async def stop(fleet: Fleet, query: BotQuery, *, grace_s: float | None) -> Seque
 async def restart(
     fleet: Fleet, query: BotQuery, *, grace_s: float | None, max_parallel: int | None
 ) -> Sequence[Outcome]:
-    """Restarts them.
+    """Restarts them. Raises KindGone if the settings no longer have the kind of one, before anything is stopped.
 
     With `max_parallel` in batches of so many, by id: the next begins when all of one are up, and the first in which
     one is not ends it.
     """
-    found, command = await _found(fleet, query), partial(fleet.restart, grace_s=grace_s)
+    bots = await fleet.listing.bots(query)
+    fleet.catalogue.refuse_gone(Step.RESTART, bots)
+    found, command = [bot.bot_id for bot in bots], partial(fleet.restart, grace_s=grace_s)
     size = max_parallel or max(1, len(found))
     outcomes: list[Outcome] = []
     for begin in range(0, len(found), size):

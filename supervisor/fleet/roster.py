@@ -60,6 +60,11 @@ class Roster:
             raise errors.UnknownBot(f"there is no bot {bot_id}", bot_id=bot_id)
         return bot
 
+    def leave(self, actor: Actor) -> None:
+        """Nothing is asked of the actor after all: it goes, unless it has something to do."""
+        if actor.idle:
+            self._retire(actor)
+
     def hide(self, bot_id: int) -> None:
         """Let nobody find a bot that is being forgotten, so that no later command starts it again behind its stop."""
         self._forgetting.add(bot_id)

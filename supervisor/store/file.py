@@ -40,6 +40,47 @@ def _database(path: Path, mode: str, **settings: Any) -> SqliteDatabase:
     return SqliteDatabase(f"{path.absolute().as_uri()}?mode={mode}", uri=True, **settings)
 
 
+class Files:
+    """The two files that an open ledger is in, its own and the write-ahead log beside it.
+
+    SQLite holds them by descriptors and does not notice when somebody moves, deletes or replaces them; what it writes
+    then is lost at the next start. So they are compared with what is at their paths before each commit.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._log_path = _log(path)
+        self._main = _identity(path)
+        self._log: tuple[int, int] | None = None
+
+    def opened(self) -> None:
+        """A connection has opened both."""
+        self._log = _identity(self._log_path)
+
+    @property
+    def moved(self) -> str | None:
+        """Why the file of the ledger is not the one at its path; None when it is."""
+        if _identity(self._path) == self._main:
+            return None
+        what = "was replaced by another file" if self._path.exists() else "was moved or deleted"
+        return f"{self._path} {what} while the supervisor used it; put it back"
+
+    @property
+    def log_lost(self) -> str | None:
+        """Why the write-ahead log is not the one at its path; None when it is."""
+        if self._log is None or _identity(self._log_path) == self._log:
+            return None
+        return f"{self._log_path} was moved, deleted or replaced while the supervisor used it"
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def prepare(path: Path) -> None:
     """Make the ledger, or check and migrate the one that is there. No connection to it may be open in this process.
 

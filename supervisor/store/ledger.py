@@ -54,7 +54,9 @@ class Ledger:
     ) -> None:
         self._reader = reader
         self._reading = file.reading(path, busy_timeout_s=busy_timeout_s)
-        self._writer = Writer(file.writing(path), busy_timeout_s=busy_timeout_s, on_commit=on_commit)
+        self._files = file.Files(path)
+        self._writer = Writer(file.writing(path), self._files, busy_timeout_s=busy_timeout_s, on_commit=on_commit)
+        self._generation = 0
         self._watchers: list[Watcher] = []
         self._closed = False
 
@@ -89,8 +91,8 @@ class Ledger:
 
     @property
     def outage(self) -> str | None:
-        """Why the database could not be written when last tried; None when it could."""
-        return self._writer.outage
+        """Why the database could not be written when last tried, or cannot be now; None when it can."""
+        return self._writer.outage or self._files.moved or self._files.log_lost
 
     @property
     def queued(self) -> int:
@@ -394,8 +396,16 @@ class Ledger:
         """Read without a wait for what is queued."""
         if self._closed:
             raise errors.LedgerUnavailable("the ledger is closed")
+
+        def read() -> T:
+            if self._generation != self._writer.generation:
+                # It still has a write-ahead log open that is no longer the ledger's.
+                self._generation = self._writer.generation
+                self._reading.close()
+            return query(self._reading)
+
         try:
-            return await self._in_reader(lambda: query(self._reading))
+            return await self._in_reader(read)
         except PeeweeException as error:
             raise errors.LedgerUnavailable(f"the ledger cannot be read: {describe(error)}", retry_after_s=1) from error
 

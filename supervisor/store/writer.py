@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from peewee import PeeweeException, SqliteDatabase
 
@@ -52,6 +52,22 @@ _OUTAGES = frozenset(
 )
 
 
+class LedgerLost(Exception):
+    """The files that are open are not the ones at their paths."""
+
+
+class Files(Protocol):
+    """What the writer asks of the files that it writes to; see `file.Files`."""
+
+    def opened(self) -> None: ...
+
+    @property
+    def moved(self) -> str | None: ...
+
+    @property
+    def log_lost(self) -> str | None: ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Op:
     write: Write[Any]
@@ -74,15 +90,24 @@ class Writer:
     Attributes:
         queued: the writes that are not settled yet.
         outage: why the database could not be written when last tried; None when it could.
+        generation: how often the database had to be opened again since its write-ahead log was lost: other
+            connections, which still have that open, must do so, too.
     """
 
     def __init__(
-        self, db: SqliteDatabase, *, busy_timeout_s: float, on_commit: Callable[[float], None] | None = None
+        self,
+        db: SqliteDatabase,
+        files: Files,
+        *,
+        busy_timeout_s: float,
+        on_commit: Callable[[float], None] | None = None,
     ) -> None:
         """`on_commit` is told how many seconds each transaction took, in the thread that writes."""
         self.queued = 0
         self.outage: str | None = None
+        self.generation = 0
         self._db = db
+        self._files = files
         self._busy_timeout_s = busy_timeout_s
         self._on_commit = on_commit
         self._loop = asyncio.get_running_loop()
@@ -200,13 +225,16 @@ class Writer:
         """Carry the group out in one transaction and settle it; False if the database cannot be written."""
         began = time.monotonic()
         try:
-            self._db.connect(reuse_if_open=True)
-            self._begin()
+            self._open()
             outcomes = [self._apply(op) for op in group]
             if not group:
                 self._db.execute_sql("PRAGMA user_version = 0")  # The smallest write there is.
+            if (lost := self._files.moved or self._files.log_lost) is not None:
+                raise LedgerLost(lost)
             self._db.commit()
         except Exception as error:
+            if self._files.log_lost is not None:
+                self._save_log()
             # That undoes the transaction, and what comes next starts afresh.
             self._db.close()
             reason = describe(error)
@@ -221,6 +249,25 @@ class Writer:
             self._on_commit(time.monotonic() - began)
         self._settle(outcomes)
         return True
+
+    def _open(self) -> None:
+        """Connect if need be, and begin a transaction."""
+        if self._db.is_closed():
+            # Not before it is the right one: connecting alone would write to another.
+            if (moved := self._files.moved) is not None:
+                raise LedgerLost(moved)
+            self._db.connect()
+            self._begin()
+            self._files.opened()
+        else:
+            self._begin()
+
+    def _save_log(self) -> None:
+        """Bring what is in a write-ahead log that has lost its name into the ledger, while it is open."""
+        with contextlib.suppress(PeeweeException):
+            self._db.rollback()
+            self._db.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.generation += 1
 
     def _begin(self) -> None:
         """Wait for the lock as long as the busy timeout; in an outage just ask."""
@@ -292,5 +339,7 @@ def code(error: Exception) -> int:
 
 def describe(error: Exception) -> str:
     """An error of Peewee in SQLite's words, such as "database is locked (SQLITE_BUSY)"."""
+    if isinstance(error, LedgerLost):
+        return str(error)
     name = getattr(getattr(error, "orig", None), "sqlite_errorname", type(error).__name__)
     return f"{error} ({name})"

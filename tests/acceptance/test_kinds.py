@@ -289,16 +289,21 @@ def test_reload_of_the_settings(make_program: Make, tmp_path: Path) -> None:
     path = write(tmp_path, "plain", PLAIN)
     one = f'[kinds.one]\ntarget = "plain:main"\n{path}\n'
     program = make_program(config=one + one.replace("one", "gone")).start()
-    old = program.start_bot("one")
-    before = program.bot(old)["pid"]
+    old, of_gone = program.start_bot("one"), program.start_bot("gone")
+    before, pid_of_gone = program.bot(old)["pid"], program.bot(of_gone)["pid"]
     changed = one + 'env = {A = "b"}\ngrace_s = 3\n'
     program.config.write_text(changed + one.replace("one", "two"))
     answer = program.post("/kinds/reload")
-    assert answer.json() == {"added": ["two"], "changed": ["one"], "removed": ["gone"]}
+    assert answer.json() == {"added": ["two"], "changed": ["one"], "removed": ["gone"], "surplus": []}
     says(program, program.start_bot("two"), "hello 1")
     new = program.start_bot("one")
     assert program.bot(new)["grace_s"] == 3
     assert program.post("/start", {"kind": "gone"}).status_code == 422
+    for path in (f"/bots/{of_gone}/restart", "/bots/restart?kind=gone", "/bots/restart?all=true&max_parallel=1"):
+        refused = program.post(path)
+        assert (refused.status_code, refused.json()["type"]) == (409, "/problems/kind-gone")
+        assert "put it back and reload the kinds" in refused.json()["detail"]
+    assert program.bot(of_gone)["pid"] == pid_of_gone
     assert program.bot(old)["pid"] == before
     # The zygote of the bot that was there before leaves with it.
     zygote = psutil.Process(psutil.Process(before).ppid())
@@ -421,6 +426,10 @@ def test_instances(make_program: Make) -> None:
     program.post("/kinds/reload")
     wait_for(lambda: names().get("held-4") == "running", what="the fourth")
     assert names()["held-2"] == "stopped"
+    program.config.write_text(program.config.read_text().replace("instances = 4", "instances = 1"))
+    assert program.post("/kinds/reload").json()["surplus"] == ["held-2", "held-3", "held-4"]
+    wait_for(lambda: "of held only 1 are wanted; too many, until they are deleted: held-2" in program.log())
+    assert len(names()) == 4
 
 
 def test_an_installed_distribution_brings_a_kind(make_program: Make, tmp_path: Path) -> None:
@@ -475,7 +484,7 @@ def test_starts_take_turns(make_program: Make) -> None:
     second = wait_for(lambda: [b for b in program.get("/bots").json() if b["bot_id"] != first], what="the second")[0]
     assert (second["state"], second["pid"]) == ("starting", None)
     wait_for(lambda: program.bot(second["bot_id"])["waiting_for"] == "turn", what="the reason")
-    assert program.bot(second["bot_id"])["reason"] == "starts next"
+    assert program.bot(second["bot_id"])["reason"] == "waits for its turn to start"
     # Another kind is not held up.
     assert program.bot(program.start_bot())["pid"]
     program.post(f"/bots/{first}/stop")

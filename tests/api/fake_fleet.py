@@ -235,6 +235,11 @@ class FakeFleet:
             raise errors.UnknownKind(f"there is no kind {kind!r}")
         return self.kinds_[kind]
 
+    def refuse_gone(self, verb: str, bots: Sequence[model.Bot]) -> None:
+        for bot in bots:
+            if bot.kind not in self.kinds_:
+                raise errors.KindGone(f"cannot {verb} bot {bot.bot_id}: the settings no longer have its kind")
+
     @contextlib.asynccontextmanager
     async def checked(self, kind: str, given: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
         self.defaults(kind)

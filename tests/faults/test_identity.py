@@ -286,3 +286,22 @@ def test_a_bot_killed_at_the_moment_of_its_stop(shared: Program) -> None:
         [run] = shared.runs(bot_id)
         assert run["cause"] in ("killed", "stopped")
         assert (run["exit_code"], run["signal"]) in ((0, None), (None, "SIGKILL"), (None, "SIGTERM"))
+
+
+def test_a_copy_of_a_data_directory_is_another_fleet(make_program: Make) -> None:
+    """The original's bots are neither adopted nor ended, and the supervisor there does not notice."""
+    original = make_program(kinds=KINDS).start()
+    ids = [original.start_bot("sleeps") for _ in range(3)]
+    pids = {bot_id: original.wait_state(bot_id, "running")["pid"] for bot_id in ids}
+    unready = "SELECT count(*) FROM run WHERE ready_at IS NULL"
+    wait_for(lambda: original.ledger(unready)[0][0] == 0, what="the ledger has it")
+    copy = make_program(kinds=KINDS)
+    subprocess.run(["cp", "-a", original.data_dir, copy.data_dir], check=True)
+    copy.start()
+    for bot_id in ids:
+        wait_for(lambda: copy.runs(bot_id)[0]["cause"] == "lost", what=f"the run of bot {bot_id} is given up")  # noqa: B023
+        assert copy.wait_state(bot_id, "running")["pid"] != pids[bot_id]
+    copy.terminate()
+    assert {bot_id: original.bot(bot_id)["pid"] for bot_id in ids} == pids
+    assert all(len(original.runs(bot_id)) == 1 for bot_id in ids)
+    original.check_invariants()

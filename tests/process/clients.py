@@ -56,7 +56,7 @@ class ZygoteClient:
     ) -> None:
         # A name of its own, so that every process with its title is one of this zygote's.
         self.kind = kind or f"kind-{secrets.token_hex(4)}"
-        self.directory = directory
+        self.directory = self.paths = directory
         self.grace_s = grace_s
         self.socket_path = directory / f"{self.kind}.sock"
         self.log_path = directory / f"{self.kind}.log"
@@ -155,8 +155,8 @@ class ZygoteClient:
                 name=None,
                 labels={},
                 params=params,
-                log_path=str(self.directory / f"{bot_id}.log"),
-                lock_path=str(self.directory / f"{bot_id}.lock"),
+                log_path=str(self.paths / f"{bot_id}.log"),
+                lock_path=str(self.paths / f"{bot_id}.lock"),
                 data_dir=str(self.directory / "bots" / str(bot_id)),
                 grace_s=self.grace_s,
                 limits=self.limits,

@@ -502,7 +502,37 @@ async def test_a_lock_that_is_held_is_not_forgotten(bench: LocalBench) -> None:
     assert not lock.exists()
 
 
+@pytest.mark.parametrize("what", ["logs/1.log", "run/locks/1.lock"])
+async def test_a_bot_that_cannot_be_set_up_says_why_and_starts_once_that_is_mended(
+    bench: LocalBench, what: str
+) -> None:
+    path = bench.data_dir / what
+    path.mkdir(parents=True)
+    process = await bench.start("sleeps", 1)
+    exit_ = await process.sweep()
+    assert exit_.exit_code == wire.EXIT_UNUSABLE
+    assert exit_.detail == f"cannot open {path}: not a regular file"
+    process.acknowledge()
+    bench.engine.forget(1)
+    path.rmdir()
+    process = await bench.start("sleeps", 1)
+    process.terminate()
+    assert (await process.sweep()).exit_code == 0
+
+
 # ---- imports
+
+
+async def test_zygotes_are_made_though_the_working_directory_was_deleted(bench: LocalBench, tmp_path: Path) -> None:
+    before, deleted = Path.cwd(), tmp_path / "deleted"
+    deleted.mkdir()
+    os.chdir(deleted)
+    try:
+        deleted.rmdir()
+        process = await bench.start("exits", code=2)
+        assert (await process.wait()).exit_code == 2
+    finally:
+        os.chdir(before)
 
 
 async def test_close_ends_a_zygote_that_imports(tmp_path: Path) -> None:
@@ -653,6 +683,20 @@ async def test_a_data_directory_with_a_long_name(tmp_path: Path) -> None:
             await until(lambda: bench.notes)  # noqa: B023
         finally:
             await bench.close()
+
+
+async def test_a_copy_of_a_data_directory_with_a_long_name_has_an_address_of_its_own(tmp_path: Path) -> None:
+    original, copy = (tmp_path / name / ("d" * 100) / ("e" * 100) for name in ("original", "copy"))
+    await (await LocalBench(original).open()).close()
+    shutil.copytree(original, copy)
+    bench = await LocalBench(copy).open()
+    try:
+        await bench.start("exits", code=2)
+        await until(lambda: bench.notes)
+    finally:
+        await bench.close()
+    names = [(directory / "run" / "notify.name").read_text() for directory in (original, copy)]
+    assert names[0] != names[1]
 
 
 async def test_all_that_the_engine_makes_is_for_its_owner_alone(bench: LocalBench) -> None:

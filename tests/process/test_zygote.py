@@ -226,11 +226,71 @@ def test_a_second_copy_ends_with_a_named_code(zygote: ZygoteClient) -> None:
     wait_for(lambda: lock.read_text() == f"3 {third.pid} {third.start_ticks}\n")
 
 
+def put_a_directory(path: Path) -> None:
+    path.mkdir()
+
+
+def put_a_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def put_a_pipe_that_is_read(path: Path) -> None:
+    os.mkfifo(path)
+    # Until the test is over.
+    os.set_inheritable(reader := os.open(path, os.O_RDONLY | os.O_NONBLOCK), False)
+    READERS.append(reader)
+
+
+def put_a_link(path: Path) -> None:
+    path.with_suffix(".elsewhere").write_text("of another\n")
+    path.symlink_to(path.with_suffix(".elsewhere"))
+
+
+def put_a_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as one:
+        directory = os.open(path.parent, os.O_PATH)
+        one.bind(f"/proc/self/fd/{directory}/{path.name}")
+        os.close(directory)
+
+
+READERS: list[int] = []
+NO_FILES = [put_a_directory, put_a_pipe, put_a_pipe_that_is_read, put_a_link, put_a_socket]
+
+
+@pytest.mark.parametrize("put", NO_FILES, ids=lambda put: put.__name__)
+@pytest.mark.parametrize("what", ["log", "lock"])
+def test_what_is_no_regular_file_is_no_log_and_no_lock(
+    make_zygote: Callable[..., ZygoteClient], put: Callable[[Path], None], what: str
+) -> None:
+    zygote = make_zygote("misbehaving:sleeps")
+    zygote.connect()
+    path = zygote.directory / f"1.{what}"
+    put(path)
+    try:
+        assert zygote.ended(zygote.spawn(1).run_id).exit_code == wire.EXIT_UNUSABLE
+    finally:
+        while READERS:
+            os.close(READERS.pop())
+    reason = f"bot-1 cannot be set up: cannot open {path}: not a regular file"
+    if what == "log":
+        assert reason in zygote.log()
+        told = json.loads((zygote.directory / "1.lock").read_text().splitlines()[1])
+        assert told["message"] == f"cannot open {path}: not a regular file"
+    else:
+        assert reason in zygote.bot_log(1)
+    if put is put_a_link:
+        assert path.read_text() == "of another\n"
+
+
 @target("misbehaving:sleeps")
-def test_a_log_that_cannot_be_opened_is_told(zygote: ZygoteClient) -> None:
-    (zygote.directory / "1.log").mkdir()
-    assert zygote.ended(zygote.spawn(1).run_id).exit_code == wire.EXIT_UNUSABLE
-    assert "bot-1 cannot be set up" in zygote.log()
+def test_a_directory_that_is_missing_is_made_again(zygote: ZygoteClient) -> None:
+    zygote.paths = zygote.directory / "logs" / "of" / "bots"
+    alive = zygote.spawn(1)
+    wait_for(lambda: (zygote.paths / "1.lock").exists())
+    assert zygote.paths.stat().st_mode & 0o777 == 0o700
+    assert (zygote.paths / "1.log").stat().st_mode & 0o777 == 0o600
+    os.kill(alive.pid, signal.SIGTERM)
+    assert zygote.ended(alive.run_id).exit_code == 0
 
 
 # ---- the connection

@@ -9,6 +9,7 @@ import pytest
 
 from supervisor.store import Ledger
 from tests.fleets import World
+from tests.simulation.memory_ledger import Disk, MemoryLedger
 
 
 @pytest.fixture
@@ -17,8 +18,12 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
-    ledger = await Ledger.open(tmp_path / "ledger.db")
+async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Ledger]:
+    """One in a file, or what `EACH_LEDGER` asks for."""
+    if getattr(request, "param", "file") == "memory":
+        ledger: Ledger = MemoryLedger(Disk())
+    else:
+        ledger = await Ledger.open(tmp_path / "ledger.db")
     yield ledger
     await ledger.close()
 

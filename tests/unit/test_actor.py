@@ -584,7 +584,7 @@ async def test_a_start_waits_for_its_turn_and_its_timeout_with_it(world: World) 
     other = world.starts.ask("another")
     await world.start()
     assert (world.state(), world.engine.processes) == (State.STARTING, [])
-    assert "starts next" in view_of(world.actor).reason
+    assert view_of(world.actor).reason == "waits for its turn to start"
     await world.advance(AN_AGE_S)
     assert world.state() is State.STARTING
     other.release()

@@ -14,6 +14,7 @@ from supervisor.fleet import rollout
 from supervisor.fleet.fleet import Wait
 from tests.fakes import Behaviour
 from tests.fleets import ALL, ONCE, World
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -100,14 +101,15 @@ async def test_who_waits_for_a_turn_is_told_its_place_now(world: World) -> None:
 
     while len(await waiting()) < 4:  # noqa: ASYNC110
         await asyncio.sleep(0)
-    behind = "waits for its turn to start, behind "
-    assert await waiting() == ["starts next", f"{behind}1 other", f"{behind}2 others", f"{behind}3 others"]
+    waits = "waits for its turn to start"
+    behind = [f"{waits}, behind {others}" for others in ("1 other", "2 others", "3 others")]
+    assert await waiting() == [waits, *behind]
     await next_one()
-    assert await waiting() == ["starts next", f"{behind}1 other", f"{behind}2 others"]
+    assert await waiting() == [waits, *behind[:2]]
     await world.fleet.stop(4)
-    assert await waiting() == ["starts next", f"{behind}1 other"]
+    assert await waiting() == [waits, *behind[:1]]
     await next_one()
-    assert await waiting() == ["starts next"]
+    assert await waiting() == [waits]
 
 
 # ---- kinds that change
@@ -128,9 +130,6 @@ async def test_a_reload_tells_what_has_changed(world: World) -> None:
     assert before is not None
     assert after is not None
     assert after.pid == before.pid
-    again = await world.fleet.restart(bot_id)
-    assert again.state is State.FAILED
-    assert "there is no kind 'any'" in again.reason
 
 
 async def test_a_kind_that_was_used_is_the_same(world: World) -> None:
@@ -144,7 +143,7 @@ async def test_a_kind_that_was_used_is_the_same(world: World) -> None:
 
 
 async def test_settings_that_are_refused_change_nothing(world: World) -> None:
-    world.now = errors.SettingsRefused("kinds.toml: kinds.any.tagret: no such field")
+    world.refused = errors.SettingsRefused("kinds.toml: kinds.any.tagret: no such field")
     with pytest.raises(errors.NotReloaded, match="tagret"):
         await world.fleet.reload_kinds()
     assert [kind.name for kind in world.fleet.catalogue.kinds()] == ["any"]
@@ -160,6 +159,58 @@ async def test_a_kind_that_cannot_be_imported_again(world: World) -> None:
         await world.fleet.catalogue.reload_kind("nope")
 
 
+async def test_bots_whose_kind_is_gone_are_not_restarted_and_not_stopped_for_it(world: World) -> None:
+    running, stopped, failed = await world.make(3)
+    await world.fleet.stop(stopped)
+    world.engine.of(failed).end(1)
+    await eventually(lambda: world.fleet.listing.view(failed), lambda view: view.bot.state is State.FAILED)
+    there = settings.Kind(target="c:d")
+    world.now = {"new": there}
+    await world.fleet.reload_kinds()
+    other = (await world.fleet.create(NewBot(kind="new", params={}, restart=ONCE), wait=Wait.READY)).bot_id
+    pids = {bot_id: world.engine.of(bot_id).identity.pid for bot_id in (running, other)}
+    refused = "the settings no longer have the kind any; put it back and reload the kinds"
+    for verb, command in (("restart", world.fleet.restart), ("start", world.fleet.start)):
+        for bot_id in (stopped, failed):
+            with pytest.raises(errors.KindGone, match=f"cannot {verb} bot {bot_id}: {refused}"):
+                await command(bot_id)
+    with pytest.raises(errors.KindGone, match=f"cannot restart bot {running}: {refused}"):
+        await world.fleet.restart(running)
+    for max_parallel in (None, 1):
+        with pytest.raises(errors.KindGone, match=f"cannot restart bot {running}: {refused}"):
+            await rollout.restart(world.fleet, BotQuery(), grace_s=1, max_parallel=max_parallel)
+        with pytest.raises(errors.KindGone, match=f"cannot restart 3 bots: {refused}"):
+            await rollout.restart(world.fleet, BotQuery(states=ALL), grace_s=1, max_parallel=max_parallel)
+    # A start leaves alone what is up, and stops nothing: each bot has its own outcome.
+    outcomes = await rollout.start(world.fleet, BotQuery(states=ALL))
+    assert [(outcome.ok, outcome.state) for outcome in outcomes] == [
+        (True, State.RUNNING),
+        (False, State.STOPPED),
+        (False, State.FAILED),
+        (True, State.RUNNING),
+    ]
+    assert refused in outcomes[1].detail
+    assert {bot_id: world.engine.of(bot_id).identity.pid for bot_id in pids} == pids
+    assert [process.received for process in world.engine.processes if process.alive] == [[], []]
+    world.now = {"any": settings.Kind(target="a:b"), "new": there}
+    await world.fleet.reload_kinds()
+    assert (await world.fleet.start(stopped)).state is State.RUNNING
+
+
+async def test_a_start_that_is_refused_leaves_no_actor(world: World) -> None:
+    """A bot that has settled takes no memory, however often somebody tries to start it."""
+    world.now = {"any": settings.Kind(target="a:b", exclusive="{token}")}
+    await world.fleet.reload_kinds()
+    new = NewBot(kind="any", params={"token": "env:A"}, restart=ONCE)
+    first = (await world.fleet.create(new, wait=Wait.READY)).bot_id
+    await world.fleet.stop(first)
+    await world.fleet.create(new, wait=Wait.READY)
+    for _ in range(3):
+        with pytest.raises(errors.CredentialHeld):
+            await world.fleet.start(first)
+    assert world.actors == [first + 1]
+
+
 # ---- instances
 
 
@@ -172,6 +223,42 @@ async def test_instances_are_made_at_boot_and_at_reload(world: World) -> None:
     world.now = {"any": settings.Kind(target="a:b", instances=3)}
     await world.fleet.reload_kinds()
     assert await world.names(3) == {"any-1": State.STOPPED, "any-2": State.RUNNING, "any-3": State.RUNNING}
+
+
+async def test_a_reload_names_the_instances_that_are_too_many(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    more, fewer = (settings.Kind(target="a:b", instances=number) for number in (11, 8))
+    world.now = {"any": more, "by-hand": settings.Kind(target="c:d")}
+    await world.fleet.reload_kinds()
+    await world.names(11)
+    for kind, name in [("by-hand", "by-hand-2"), ("any", "any-01"), ("any", "any-x"), ("by-hand", "any-12")]:
+        await world.fleet.create(NewBot(kind=kind, params={}, name=name), wait=Wait.READY)
+    await world.fleet.stop(10)
+    assert (await world.fleet.reload_kinds()).surplus == []
+    too_many = ["any-9", "any-10", "any-11"]
+    world.now["any"] = fewer
+    for _ in range(2):
+        assert (await world.fleet.reload_kinds()).surplus == too_many
+    assert "of any only 8 are wanted; too many, until they are deleted: any-9, any-10, any-11" in caplog.text
+    [last] = await world.fleet.listing.bots(BotQuery(states=ALL, name="any-9"))
+    assert last.state is State.RUNNING
+    await world.fleet.delete(last.bot_id)
+    assert (await world.fleet.reload_kinds()).surplus == too_many[1:]
+    del world.now["any"]
+    assert (await world.fleet.reload_kinds()).surplus == [f"any-{n}" for n in (1, 2, 3, 4, 5, 6, 7, 8, 10, 11)]
+    assert (await world.fleet.reload_kinds()).surplus == []
+
+
+async def test_a_reload_is_done_also_where_nobody_can_say_which_are_too_many(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def bots(*_: object, **__: object) -> object:
+        raise errors.LedgerUnavailable("the ledger cannot be read")
+
+    monkeypatch.setattr(world.fleet.ledger, "bots", bots)
+    world.now = {"any": settings.Kind(target="a:b", instances=2)}
+    reloaded = await world.fleet.reload_kinds()
+    assert (reloaded.changed, reloaded.surplus) == (["any"], ())
+    assert "cannot say which instances are too many: the ledger cannot be read" in caplog.text
 
 
 async def test_instances_that_cannot_be_made(world: World, caplog: pytest.LogCaptureFixture) -> None:

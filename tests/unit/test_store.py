@@ -13,7 +13,7 @@ import pytest
 from supervisor.core import errors, model
 from supervisor.core.model import Cause, Goal, State
 from supervisor.store import Ledger
-from tests.ledgers import create_bot, create_bot_and_run, create_bots
+from tests.ledgers import EACH_LEDGER, create_bot, create_bot_and_run, create_bots
 
 pytestmark = pytest.mark.anyio
 
@@ -59,6 +59,7 @@ def end(ledger: Ledger, run_id: int, cause: Cause = Cause.EXITED, **fields: obje
     )
 
 
+@EACH_LEDGER
 async def test_a_bot_comes_back_as_it_was_made(ledger: Ledger) -> None:
     policy = model.RestartPolicy(policy=model.Policy.ALWAYS, delay_s=0.25, retry_after_s=60.0)
     new = model.NewBot(
@@ -104,6 +105,7 @@ async def test_the_parameters_with_secrets(ledger: Ledger) -> None:
     assert await ledger.params_with_secrets() == [secret]
 
 
+@EACH_LEDGER
 async def test_a_bot_and_its_first_run_are_one_write(ledger: Ledger) -> None:
     bot, run_id = await bot_and_run(ledger, started_at=123)
     run = await the_run(ledger, run_id)
@@ -111,6 +113,7 @@ async def test_a_bot_and_its_first_run_are_one_write(ledger: Ledger) -> None:
     assert (run.identity, run.cause, run.log_start, run.last_lines) == (None, None, 0, ())
 
 
+@EACH_LEDGER
 async def test_the_same_idempotency_key_makes_one_bot(ledger: Ledger) -> None:
     answers = await asyncio.gather(
         *(create_bot_and_run(ledger, bot_like(name="x"), started_at=1, idempotency_key="k") for _ in range(20))
@@ -126,6 +129,7 @@ async def test_the_same_idempotency_key_makes_one_bot(ledger: Ledger) -> None:
     assert len((await ledger.runs(model.RunQuery())).items) == 1
 
 
+@EACH_LEDGER
 async def test_a_name_is_taken_until_its_bot_is_forgotten(ledger: Ledger) -> None:
     first, _ = await create_bot(ledger, bot_like(name="web"))
     run_id = await open_run(ledger, first)
@@ -146,6 +150,7 @@ async def test_a_name_is_taken_until_its_bot_is_forgotten(ledger: Ledger) -> Non
     assert (await the_run(ledger, run_id)).bot_id == first.bot_id
 
 
+@EACH_LEDGER
 async def test_a_batch_is_made_whole_or_not_at_all(ledger: Ledger) -> None:
     made, created = await ledger.create_bots(NEW, 3, started_at=1, idempotency_key="k")
     assert created
@@ -156,6 +161,7 @@ async def test_a_batch_is_made_whole_or_not_at_all(ledger: Ledger) -> None:
     assert len(await ledger.bots(model.BotQuery())) == 3
 
 
+@EACH_LEDGER
 async def test_a_key_is_that_of_a_whole_batch(ledger: Ledger) -> None:
     made, _ = await ledger.create_bots(NEW, 12, started_at=1, idempotency_key="k")
     for key in ("k1", "k:", "j"):
@@ -186,6 +192,7 @@ async def test_ids_are_never_used_again(tmp_path: Path) -> None:
     await ledger.close()
 
 
+@EACH_LEDGER
 async def test_events_have_no_gaps_in_their_numbers(ledger: Ledger) -> None:
     """Not by commands that failed, or made nothing."""
     told: list[int] = []
@@ -202,6 +209,7 @@ async def test_events_have_no_gaps_in_their_numbers(ledger: Ledger) -> None:
     assert await ledger.latest_event() == 3
 
 
+@EACH_LEDGER
 async def test_a_run_from_fork_to_reaping(ledger: Ledger) -> None:
     bot, _ = await create_bot(ledger, NEW)
     run_id = await ledger.open_run(bot.bot_id, kind="counter", params={"n": 1}, started_at=50, restarts=3)
@@ -220,6 +228,7 @@ async def test_a_run_from_fork_to_reaping(ledger: Ledger) -> None:
     assert await ledger.open_runs() == []
 
 
+@EACH_LEDGER
 async def test_a_closed_run_stays_as_it_is_but_for_a_higher_sweep(ledger: Ledger) -> None:
     _, run_id = await bot_and_run(ledger)
     await end(ledger, run_id, Cause.STOPPED, descendants_killed=1)
@@ -231,6 +240,7 @@ async def test_a_closed_run_stays_as_it_is_but_for_a_higher_sweep(ledger: Ledger
         assert (await the_run(ledger, run_id)).descendants_killed == known
 
 
+@EACH_LEDGER
 async def test_an_event_moves_the_bot(ledger: Ledger) -> None:
     bot, run_id = await bot_and_run(ledger)
     last_exit = model.LastExit(exit_code=None, signal="SIGSEGV", cause=Cause.KILLED, at=5)
@@ -252,6 +262,7 @@ async def test_an_event_moves_the_bot(ledger: Ledger) -> None:
     )
 
 
+@EACH_LEDGER
 async def test_what_is_left_to_settle(ledger: Ledger) -> None:
     bots = await create_bots(ledger, [NEW] * (2 * len(State)))
     expected = []
@@ -263,6 +274,7 @@ async def test_what_is_left_to_settle(ledger: Ledger) -> None:
     assert [bot.bot_id for bot in await ledger.bots_to_settle()] == expected
 
 
+@EACH_LEDGER
 async def test_bots_are_filtered_and_paged(ledger: Ledger) -> None:
     labels = [{"team": "a"}, {"team": "a", 'we"ird.$[0]': "x'y"}, {"team": "b"}]
     bots = await create_bots(ledger, [bot_like(labels=labels[n % 3], name=f"n{n}") for n in range(9)])
@@ -291,6 +303,7 @@ async def test_bots_are_filtered_and_paged(ledger: Ledger) -> None:
     assert await found(kind="counter", exclude=list(range(100_000))) == []
 
 
+@EACH_LEDGER
 async def test_runs_are_paged_by_every_filter(ledger: Ledger) -> None:
     """Against the same filters in Python; the clock is set back twice on the way."""
     causes = list(Cause)
@@ -338,6 +351,7 @@ async def test_runs_are_paged_by_every_filter(ledger: Ledger) -> None:
                     assert found == expected, query
 
 
+@EACH_LEDGER
 async def test_a_full_last_page_is_the_last(ledger: Ledger) -> None:
     bot, _ = await create_bot(ledger, NEW)
     for _ in range(4):
@@ -348,6 +362,7 @@ async def test_a_full_last_page_is_the_last(ledger: Ledger) -> None:
     assert (await ledger.runs(model.RunQuery(limit=2, after=last))).next_after is None
 
 
+@EACH_LEDGER
 async def test_the_latest_run_of_a_bot(ledger: Ledger) -> None:
     bot, _ = await create_bot(ledger, NEW)
     assert await ledger.latest_run(bot.bot_id) is None
@@ -448,3 +463,24 @@ async def test_events_with_larger_numbers(ledger: Ledger) -> None:
     assert await ledger.events_after(latest - 1, limit=2) == [
         model.Entry(event=event, kind="counter", name="btc", deleted=False)
     ]
+
+
+@EACH_LEDGER
+async def test_runs_that_need_not_be_kept(ledger: Ledger) -> None:
+    bot, _ = await create_bot(ledger, NEW)
+    other, _ = await bot_and_run(ledger)
+    run_ids = [await open_run(ledger, bot, started_at=n) for n in range(4)]
+    for n, run_id in enumerate(run_ids[:3]):
+        await end(ledger, run_id, ended_at=10 * n)
+    assert await ledger.crowded_bots(3) == [bot.bot_id]
+    assert await ledger.surplus_runs(bot.bot_id, 2, limit=10) == run_ids[:2]
+    assert await ledger.surplus_runs(bot.bot_id, 2, limit=1) == run_ids[:1]
+    assert (await ledger.old_runs(20, after=0, limit=10))[0] == run_ids[:2]
+    assert await ledger.delete_runs(run_ids) == 3
+    assert [run.run_id for run in await ledger.open_runs()] == [1, run_ids[3]]
+    await end(ledger, run_ids[3])
+    # The last run of a bot that goes on stays; once that is forgotten it may go.
+    assert await ledger.delete_runs(run_ids) == 0
+    await ledger.forget_bot(bot.bot_id)
+    assert await ledger.delete_runs(run_ids) == 1
+    assert await ledger.forgotten_bots([bot.bot_id, other.bot_id, 99]) == [bot.bot_id]

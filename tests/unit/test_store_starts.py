@@ -10,7 +10,7 @@ import pytest
 
 from supervisor.core import errors, model
 from supervisor.store import Ledger, budgets
-from tests.ledgers import create_bot, create_bot_and_run
+from tests.ledgers import EACH_LEDGER, create_bot, create_bot_and_run
 
 pytestmark = pytest.mark.anyio
 
@@ -47,6 +47,7 @@ def rows(tmp_path: Path) -> list[tuple[str, int]]:
         return db.execute("SELECT key, at FROM start ORDER BY start_id").fetchall()
 
 
+@EACH_LEDGER
 async def test_a_budget_is_used_up(ledger: Ledger, clock: Clock) -> None:
     first = clock.now
     assert await start(ledger) == 1
@@ -62,6 +63,7 @@ async def test_a_budget_is_used_up(ledger: Ledger, clock: Clock) -> None:
     await start(ledger, model.Budget(key="discord:bob", starts=1, per_s=1))
 
 
+@EACH_LEDGER
 async def test_a_start_counts_until_its_window_is_over(ledger: Ledger, clock: Clock) -> None:
     for _ in range(2):
         await start(ledger)
@@ -89,6 +91,7 @@ async def test_a_budget_outlives_the_supervisor(tmp_path: Path) -> None:
     await ledger.close()
 
 
+@EACH_LEDGER
 async def test_a_budget_that_was_made_smaller(ledger: Ledger, clock: Clock) -> None:
     began = clock.now
     for second in range(5):
@@ -100,6 +103,7 @@ async def test_a_budget_that_was_made_smaller(ledger: Ledger, clock: Clock) -> N
     assert spent.value.until == began + 3 + DAY
 
 
+@EACH_LEDGER
 async def test_the_clock_is_set_back(ledger: Ledger, clock: Clock) -> None:
     await start(ledger)
     await start(ledger)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import shutil
 import sqlite3
 import subprocess
 import threading
@@ -51,7 +52,7 @@ async def writer(path: Path) -> AsyncIterator[Writer]:
     """A writer on a ledger with one more table, `line`, which keeps the order of the writes."""
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.execute("CREATE TABLE line (n INTEGER PRIMARY KEY AUTOINCREMENT, text TEXT UNIQUE)")
-    writer = Writer(file.writing(path), busy_timeout_s=BUSY_TIMEOUT_S)
+    writer = Writer(file.writing(path), file.Files(path), busy_timeout_s=BUSY_TIMEOUT_S)
     yield writer
     writer.close(1)
     await asyncio.to_thread(writer.join)
@@ -493,3 +494,57 @@ def test_the_process_may_hold_no_descriptor_of_a_closed_ledger(path: Path) -> No
 
     asyncio.run(open_and_close())
     assert belongings.descriptors() <= before
+
+
+# ---- files that somebody moves
+
+
+async def refused(ledger: Ledger) -> str:
+    """Why no bot can be made now."""
+    with pytest.raises(errors.LedgerUnavailable) as unavailable:
+        await create_bot(ledger, NEW)
+    return unavailable.value.detail
+
+
+async def written_again(ledger: Ledger) -> None:
+    """Wait until the outage is over."""
+    async with asyncio.timeout(10):
+        while ledger.outage:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("how", ["moved", "replaced"])
+async def test_a_ledger_that_is_not_at_its_path_takes_nothing(ledger: Ledger, tmp_path: Path, how: str) -> None:
+    path, aside = tmp_path / "ledger.db", tmp_path / "aside.db"
+    bot, _ = await create_bot(ledger, NEW)
+    assert await ledger.bot(bot.bot_id), "it is open for reading"
+    path.rename(aside)
+    if how == "replaced":
+        shutil.copy(aside, path)
+    what = {"moved": "was moved or deleted", "replaced": "was replaced by another file"}[how]
+    assert ledger.outage
+    assert f"{path} {what}" in ledger.outage
+    fact = ledger.record(bot.bot_id, None, State.RUNNING, Goal.UP, "it is up", 1)
+    assert f"{path} {what}" in await refused(ledger)
+    assert not fact.done()
+    assert await ledger.bot(bot.bot_id), "what is there can be read"
+    aside.rename(path)
+    await fact
+    await written_again(ledger)
+    assert (await create_bot(ledger, NEW))[0].bot_id == bot.bot_id + 1
+
+
+async def test_a_lost_write_ahead_log_loses_nothing(ledger: Ledger, tmp_path: Path) -> None:
+    bot, _ = await create_bot(ledger, NEW)
+    (tmp_path / "ledger.db-wal").unlink()
+    assert ledger.outage
+    assert "ledger.db-wal was moved, deleted or replaced" in ledger.outage
+    assert "ledger.db-wal" in await refused(ledger)
+    await written_again(ledger)
+    after, _ = await create_bot(ledger, NEW)
+    assert [found.bot_id for found in await ledger.bots(model.BotQuery(states=frozenset(State)))] == [
+        bot.bot_id,
+        after.bot_id,
+    ]
+    with contextlib.closing(sqlite3.connect(tmp_path / "ledger.db")) as another:
+        assert another.execute("SELECT count(*) FROM bot").fetchone() == (2,)
