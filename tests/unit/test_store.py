@@ -215,7 +215,9 @@ async def test_events_have_no_gaps_in_their_numbers(ledger: Ledger) -> None:
     """Not by commands that failed, or made nothing."""
     told: list[int] = []
     ledger.watch(lambda event, _: told.append(event.event_id))
-    bot, run_id, _ = await create_bot_and_run(ledger, bot_like(name="web"), started_at=1, idempotency=model.Idempotency(key="k"))
+    bot, run_id, _ = await create_bot_and_run(
+        ledger, bot_like(name="web"), started_at=1, idempotency=model.Idempotency(key="k")
+    )
     with pytest.raises(errors.NameTaken):
         await create_bot_and_run(ledger, bot_like(name="web"), started_at=1)
     await create_bot_and_run(ledger, NEW, started_at=1, idempotency=model.Idempotency(key="k"))
