@@ -199,7 +199,9 @@ class LocalEngine:
         identity = run.identity or self._locks.holder(run.bot_id, run.run_id)
         if identity is None:
             return None
-        if not self._locks.is_of(identity.pid, run.bot_id, self._logs.path(run.bot_id)):
+        # One that waits to be reaped has nothing open any more, and nothing can be done to it: only its end is read.
+        is_of_here = self._locks.is_of(identity.pid, run.bot_id, self._logs.path(run.bot_id))
+        if not is_of_here and pidfd.zombie(identity) is None:
             # Gone; or it is of the directory that this one is a copy of, and a bot of the supervisor there.
             return None
         output = self._logs.output(run.bot_id, run.log_start)
