@@ -429,8 +429,7 @@ class Machine:
 
     def _judge(self, attempt: Attempt, cause: Cause, exit_: Exit, now: Now, *, permanent: bool) -> None:
         """The attempt is over: what follows it."""
-        ending = attempt.ending
-        policy = self.bot.restart
+        ending, policy = attempt.ending, self.bot.restart
         verdict = restart.judge(
             cause=cause,
             exit_=exit_,

@@ -21,13 +21,13 @@ from supervisor.core.model import (
     Goal,
     Idempotency,
     NewBot,
-    Reloaded,
     Run,
     Schedule,
     State,
     now_us,
 )
 from supervisor.core.table import Step
+from supervisor.core.views import Reloaded
 from supervisor.engine.protocol import Engine, Logs
 from supervisor.fleet import credentials
 from supervisor.fleet.actor import Actor
@@ -335,7 +335,8 @@ class Fleet:
         starts = await actor.ask(Step.STOP, grace_s)
         if not wait:
             return actor.bot
-        bot = await self._within_grace(actor, lambda: actor.state in SETTLED or actor.machine.starts != starts)
+        machine = actor.machine
+        bot = await self._within_grace(actor, lambda: machine.bot.state in SETTLED or machine.starts != starts)
         # As it was when it had stopped, whoever may have started it again since.
         return dataclasses.replace(bot, state=State.STOPPED)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import fcntl
 import itertools
 import json
 import os
@@ -484,6 +485,21 @@ async def test_a_lock_file_that_names_an_innocent_process_makes_it_nothing_of_ou
     lock.write_text(f"{order.run_id} {innocent.pid}\n")
     assert bench.engine.adopt(run_of(order, None)) is None
     assert innocent.poll() is None
+
+
+@pytest.mark.parametrize("text", [b"", b"\n", b"a b c\n", b"1 2\n", b"9" * 200, b"\xff\x00 1 1\n"])
+async def test_a_held_lock_file_with_anything_in_it_names_nobody(bench: LocalBench, text: bytes) -> None:
+    order = bench.order("sleeps")
+    path = bench.data_dir / "run" / "locks" / f"{order.bot_id}.lock"
+    with path.open("wb") as lock:
+        lock.write(text)
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert bench.engine.adopt(run_of(order, None)) is None
+        bench.engine.forget(order.bot_id)
+        assert path.exists()
+    bench.engine.forget(order.bot_id)
+    assert not path.exists()
 
 
 # ---- one copy

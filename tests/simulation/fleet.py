@@ -122,7 +122,9 @@ class _Heard(logging.Handler):
         self.errors: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.errors.append(self.format(record))
+        # A signal that cannot be sent is one that the story wants.
+        if record.exc_info is None or not isinstance(record.exc_info[1], OSError):
+            self.errors.append(self.format(record))
 
 
 class _Supervisor:
@@ -190,7 +192,7 @@ class FleetStage:
         self.disk = Disk()
         self.kinds = _KINDS
         self.metrics = _METRICS
-        self._offset_us = 0
+        self._offset_us = self._set_by_us = 0
         self._noise = random.Random(seed)
         self._heard = _Heard()
         self._broken: list[Broken] = []
@@ -216,6 +218,7 @@ class FleetStage:
                 lambda rng: ("end", rng.randrange(99), rng.randrange(len(_ENDS)), rng.random() < 0.2),
                 3.0,
             ),
+            "refuse": (self._refuse, self._draw_refuse, 0.3),
             "sweep": (self._sweep, lambda rng: ("sweep",), 1.0),
             "look": (self._look, lambda rng: ("look",), 0.3),
             "say": (self._say, lambda rng: ("say", rng.randrange(99), rng.choice(("READY", "WATCHDOG"))), 2.0),
@@ -461,6 +464,7 @@ class FleetStage:
 
     def _set_clock(self, seconds: int) -> None:
         self._offset_us += seconds * 1_000_000
+        self._set_by_us += abs(seconds) * 1_000_000
 
     # ---- processes
 
@@ -470,6 +474,15 @@ class FleetStage:
             process = living[which % len(living)]
             process.keeps_descendants = process.keeps_descendants or keeps_descendants
             process.end(**{"exit_code": None, **_ENDS[how]})
+
+    def _draw_refuse(self, rng: random.Random) -> Step:
+        return ("refuse", rng.randrange(99), rng.choice(("terminate", "kill", "dump")))
+
+    def _refuse(self, which: int, what: str) -> None:
+        """A process cannot be sent a signal, once."""
+        living = [process for process in self.engine.made if process.alive]
+        if living:
+            living[which % len(living)].refuses = what
 
     def _sweep(self) -> None:
         for process in self.engine.present:
@@ -587,7 +600,10 @@ class FleetStage:
                 require(actor.live.status == process.status, "what a process says of itself is shown")
             if bot.state in (State.STOPPING, State.KILLING) and process.alive:
                 dumped = process.dumps and attempt.phase is Phase.DUMPING
-                require(process.received or dumped, f"bot {bot.bot_id} is {bot.state} and has got a signal")
+                require(
+                    process.received or dumped or process.unsent,
+                    f"bot {bot.bot_id} is {bot.state} and has got a signal",
+                )
         if bot.state in (State.STOPPING, State.KILLING):
             assert attempt is not None
             waits = attempt.phase in (Phase.QUEUED, Phase.IMPORTING)
@@ -658,7 +674,8 @@ class FleetStage:
             require(run_id in self.disk.runs, f"run {run_id} goes on, and was deleted")
         for deleted in self.disk.deleted:
             assert deleted.run.ended_at is not None
-            old = deleted.run.ended_at < deleted.at - round(_KEEP_DAYS * 86_400e6)
+            # By the latest clock that retention may have looked at.
+            old = deleted.run.ended_at < deleted.at + self._set_by_us - round(_KEEP_DAYS * 86_400e6)
             require(old or deleted.newer >= _KEEP_RUNS, "what is deleted need not be kept:", deleted)
         self.disk.deleted.clear()
         counted = Counter(key for key, _ in self.disk.starts)
@@ -676,7 +693,7 @@ class FleetStage:
             self.engine.imports[kind].set("ok")
             self.engine.manners[kind] = "polite"
         for process in self.engine.present:
-            process.immortal = False
+            process.immortal, process.refuses = False, None
             if not process.alive:
                 process.end_descendants()
         calls = [task for task in self._supervisor.tasks if "answer" in repr(task.get_coro())]

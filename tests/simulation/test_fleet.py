@@ -54,7 +54,7 @@ def test_the_fleet_keeps_the_rules(first: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("first", range(1_000, 21_000, 1_000))
-def test_the_fleet_keeps_the_rules_for_hours(first: int) -> None:
+@pytest.mark.parametrize("first", range(1_000, 11_000, 1_000))
+def test_the_fleet_keeps_the_rules_for_longer(first: int) -> None:
     for seed in range(first, first + 1_000):
         stories.run(FleetStage, seed, LENGTH)
