@@ -40,7 +40,9 @@ class LastExit:
     """The end of a bot's latest run."""
 
 
-_BOT = fields(model.Bot, at="bot", LastExit=LastExit) | fields(model.BotView, without=("bot", "live"))
+_BOT = fields(model.Bot, at="bot", without=("unchecked",), LastExit=LastExit) | fields(
+    model.BotView, without=("bot", "live")
+)
 _LIVE = fields(model.LiveView, at="live", nullable=True)
 
 

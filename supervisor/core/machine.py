@@ -140,6 +140,8 @@ class Machine:
                 attempt.phase, attempt.start_by = Phase.OPENING, now.time + attempt.terms.start_timeout_s
             case events.Opened(run_id=run_id) if attempt:
                 attempt.phase, attempt.run_id = Phase.IMPORTING, run_id
+            case events.Checked(params=params):
+                self.bot = dataclasses.replace(self.bot, params=params, unchecked=False)
             case events.Imported() if attempt:
                 attempt.phase = Phase.FORKING
             case events.Spawned() if attempt:
