@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -120,6 +121,28 @@ def session(pid: int) -> int:
         return os.getsid(pid) if pid else 0
     except ProcessLookupError:
         return 0
+
+
+def environment(pid: int) -> dict[str, str]:
+    """The environment that the program of a process was started with; empty when it is gone or another user's."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            entries = file.read().decode(errors="replace").split("\0")
+    except OSError:
+        return {}
+    return dict(entry.split("=", 1) for entry in entries if "=" in entry)
+
+
+def open_paths(pid: int) -> set[str]:
+    """The paths of the files that a process has open; none when it is gone or another user's."""
+    paths = set()
+    try:
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                paths.add(os.readlink(f"/proc/{pid}/fd/{number}"))
+    except OSError:
+        pass
+    return paths
 
 
 def pidfd_inode(pid: int) -> int:

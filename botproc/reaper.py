@@ -4,6 +4,9 @@ The process is a child subreaper, and so is each bot. While a bot lives, what it
 to the bot. The moment it dies, the kernel hands all of it to us, before the bot can be waited for. So a child
 that we did not make can only be the rest of a process of ours that just died: it gets SIGKILL, and so does
 what it leaves in turn, until nothing is left. No privilege, cgroup or environment marker is needed.
+
+A bot can give up being a subreaper. Then what its descendants orphan comes to us while it lives, and must not be taken
+for the rest of another that dies: it is spared as long as it can be seen to be of a bot that lives (`owner`).
 """
 
 from __future__ import annotations
@@ -12,9 +15,11 @@ import contextlib
 import os
 import resource  # noqa: F401 - os.wait4 loads it when first called, which may be when no descriptor is left
 import signal
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+
+from botproc import kernel
 
 K = TypeVar("K", bound=Hashable)
 
@@ -43,7 +48,9 @@ class _Estate(Generic[K]):
 class Reaper(Generic[K]):
     """The children of this process, by the key under which they are expected."""
 
-    def __init__(self) -> None:
+    def __init__(self, owner: Callable[[int], K | None]) -> None:
+        """`owner` says which expected child has started a process that we did not make, None where it cannot."""
+        self._owner = owner
         self._expected: dict[int, K] = {}
         self._spared: set[int] = set()
         self._estates: dict[int, _Estate[K]] = {}
@@ -105,6 +112,9 @@ class Reaper(Generic[K]):
         if not died and not self._bereaved:
             return []
         strays = self.children() - self._expected.keys() - self._estates.keys() - self._spared
+        if strays:
+            living = set(self._expected.values()) - died
+            strays = {pid for pid in strays if self._owner(pid) not in living}
         # From here on nothing fails: after an error of the line before the same call does all that is left to do.
         heirs, self._bereaved = self._bereaved, []
         estate: _Estate[K] = _Estate(died)
@@ -142,6 +152,19 @@ class Reaper(Generic[K]):
     def close(self) -> None:
         if self._list is not None:
             os.close(self._list)
+
+
+def owner(pid: int, owners: Mapping[K, tuple[int, int, str]]) -> K | None:
+    """Whose a process is; each owner by its pid, its run_id and the path of its lock.
+
+    It is in the owner's session, or was started with its environment, or has the lock that its fork inherited.
+    """
+    session, files = kernel.session(pid), kernel.open_paths(pid)
+    run_id = kernel.environment(pid).get("BOT_RUN_ID")
+    for key, (leader, number, lock_path) in owners.items():
+        if session == leader or run_id == str(number) or lock_path in files:
+            return key
+    return None
 
 
 def _open_list() -> int | None:

@@ -57,21 +57,22 @@ def main(spec: wire.ZygoteSpec) -> None:
 
 
 @dataclasses.dataclass(slots=True)
-class _Stop:
-    """Of a bot that was sent SIGTERM, as no supervisor had come for too long."""
+class _Bot:
+    """A bot that lives. `kill_at`: it is being stopped, as no supervisor came for too long, and is killed then."""
 
-    kill_at: float
+    alive: wire.Alive
+    grace_s: float
+    lock_path: str
+    kill_at: float | None = None
     killed: bool = False
 
 
 class _Zygote:
     def __init__(self, spec: wire.ZygoteSpec) -> None:
         self._spec = spec
-        self._reaper: reaper.Reaper[int] = reaper.Reaper()
-        self._alive: dict[int, wire.Alive] = {}
+        self._reaper: reaper.Reaper[int] = reaper.Reaper(self._run_of)
+        self._bots: dict[int, _Bot] = {}
         self._ended: dict[int, wire.Ended] = {}
-        self._graces_s: dict[int, float] = {}
-        self._stops: dict[int, _Stop] = {}
         self._quitting = False
         self._lonely_since = time.monotonic()
         self._connection: socket.socket | None = None
@@ -175,7 +176,7 @@ class _Zygote:
             os.unlink(self._address)
 
     def _may_leave(self) -> bool:
-        if self._alive or self._ended:
+        if self._bots or self._ended:
             return False
         if self._hello.error and self._connection is not None and not self._unsent:
             return True
@@ -189,28 +190,27 @@ class _Zygote:
         now = time.monotonic()
         due = []
         limit_s = self._spec.without_supervisor_s
-        if self._connection is None and not self._alive and not self._ended:
+        if self._connection is None and not self._bots and not self._ended:
             due.append(self._lonely_since + _LONELY_S)
-        elif self._connection is None and limit_s is not None and self._alive.keys() - self._stops.keys():
-            due.append(self._lonely_since + limit_s)
-            if now >= due[-1]:
-                for run_id in self._alive.keys() - self._stops.keys():
-                    self._stops[run_id] = _Stop(now + self._graces_s[run_id])
-                    # A stopped process takes its SIGTERM only when it wakes.
-                    self._signal(run_id, signal.SIGTERM)
-                    self._signal(run_id, signal.SIGCONT)
+        elif self._connection is None and limit_s is not None:
+            left = [bot for bot in self._bots.values() if bot.kill_at is None]
+            if left:
+                due.append(self._lonely_since + limit_s)
+            for bot in left if now >= self._lonely_since + limit_s else ():
+                bot.kill_at = now + bot.grace_s
+                # A stopped process takes its SIGTERM only when it wakes.
+                _signal(bot, signal.SIGTERM)
+                _signal(bot, signal.SIGCONT)
         # Once begun a stop goes on to its end, be there a supervisor again or not.
-        for run_id, stop in self._stops.items():
-            if not stop.killed and now >= stop.kill_at:
-                stop.killed = True
-                self._signal(run_id, signal.SIGKILL)
-        due += [stop.kill_at for stop in self._stops.values() if not stop.killed]
+        for bot in self._bots.values():
+            if bot.kill_at is None or bot.killed:
+                continue
+            if now >= bot.kill_at:
+                bot.killed = True
+                _signal(bot, signal.SIGKILL)
+            else:
+                due.append(bot.kill_at)
         return max(0.0, min(due) - now) if due else None
-
-    def _signal(self, run_id: int, signum: int) -> None:
-        # Ours, and not reaped yet. One that has become another user's may be out of our reach.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(self._alive[run_id].pid, signum)
 
     # ---- the supervisor
 
@@ -231,7 +231,7 @@ class _Zygote:
         self._unsent.clear()
         self._quitting = False
         self._selector.register(connection, selectors.EVENT_READ)
-        alive = [wire.fields(one) for one in self._alive.values()]
+        alive = [wire.fields(bot.alive) for bot in self._bots.values()]
         ended = [wire.fields(one) for one in self._ended.values()]
         self._send(wire.Hello(**{**wire.fields(self._hello), "alive": alive, "ended": ended}))
 
@@ -333,8 +333,7 @@ class _Zygote:
             self._send(wire.NotSpawned(run_id=spawn.run_id, errno=error.errno or 0, detail=f"fork: {error.strerror}"))
             return
         self._reaper.expect(pid, spawn.run_id)
-        self._alive[spawn.run_id] = alive
-        self._graces_s[spawn.run_id] = spawn.grace_s
+        self._bots[spawn.run_id] = _Bot(alive, spawn.grace_s, spawn.lock_path)
         self._send(alive)
 
     def _let_go(self) -> None:
@@ -349,20 +348,22 @@ class _Zygote:
         os.close(self._run_dir)
         os.close(self._lifeline_end)
 
+    def _run_of(self, pid: int) -> int | None:
+        """The run of ours that lives and has started this process, as far as that can be seen."""
+        return reaper.owner(pid, {run_id: (bot.alive.pid, run_id, bot.lock_path) for run_id, bot in self._bots.items()})
+
     def _reap(self) -> None:
         deaths = self._reaper.reap()
         swept = dict(self._reaper.sweep(death.key for death in deaths))
         for death in deaths:
-            stop = self._stops.pop(death.key, None)
-            del self._graces_s[death.key]
-            asked = "" if stop is None else "stopped"
-            if stop is not None and stop.killed and death.signal == signal.SIGKILL:
+            bot = self._bots.pop(death.key)
+            asked = "" if bot.kill_at is None else "stopped"
+            if bot.killed and death.signal == signal.SIGKILL:
                 asked = "stop-timeout"
-            alive = self._alive.pop(death.key)
             ended = wire.Ended(
                 run_id=death.key,
-                bot_id=alive.bot_id,
-                log_start=alive.log_start,
+                bot_id=bot.alive.bot_id,
+                log_start=bot.alive.log_start,
                 exit_code=death.exit_code,
                 signal=death.signal,
                 ended_at=time.time_ns() // 1000,
@@ -379,6 +380,12 @@ class _Zygote:
                 values = wire.fields(self._ended[run_id]) | {"descendants_killed": swept[run_id], "swept": True}
                 self._ended[run_id] = wire.Ended(**values)
                 self._send(self._ended[run_id])
+
+
+def _signal(bot: _Bot, signum: int) -> None:
+    # Ours, and not reaped yet. One that has become another user's may be out of our reach.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(bot.alive.pid, signum)
 
 
 def _share(modules: Iterable[types.ModuleType], *, values: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import fcntl
 import os
@@ -11,21 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from botproc import kernel
-from supervisor import settings
 from supervisor.core import errors
 
 LOCK = "supervisor.lock"
 """The file of the holder: its pid, and once it serves a second line, which is never the same again."""
-
-
-def add_flag(parser: argparse.ArgumentParser) -> None:
-    """The flag --data-dir, for commands. Its default is the supervisor's, a settings file aside."""
-    parser.add_argument(
-        "--data-dir",
-        type=lambda text: Path(text).expanduser().absolute(),
-        default=os.environ.get(f"{settings.PREFIX}DATA_DIR") or str(settings.Flags.model_fields["data_dir"].default),
-        help=f"that of the supervisor; default: {settings.PREFIX}DATA_DIR, or %(default)s",
-    )
 
 
 class Held:
@@ -104,7 +92,7 @@ def holder(data_dir: Path) -> int | None:
 
 def is_locked(path: Path) -> bool:
     """Whether a process holds the lock of this file or directory. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

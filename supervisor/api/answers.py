@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter, WithJsonSchema
 from starlette.responses import Response
 
 from supervisor.api.projection import Time, Values, fields, has
-from supervisor.core import model, timestamps
+from supervisor.core import model, timestamps, views
 
 T = TypeVar("T")
 
@@ -40,10 +40,9 @@ class LastExit:
     """The end of a bot's latest run."""
 
 
-_BOT = fields(model.Bot, at="bot", without=("unchecked",), LastExit=LastExit) | fields(
-    model.BotView, without=("bot", "live")
-)
-_LIVE = fields(model.LiveView, at="live", nullable=True)
+_BOT = fields(model.Bot, at="bot", without=("unchecked",), LastExit=LastExit)
+_BOT |= fields(views.BotView, without=("bot", "live"))
+_LIVE = fields(views.LiveView, at="live", nullable=True)
 
 
 @has(_BOT | _LIVE)
@@ -134,14 +133,14 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kinds:
-    kinds: Sequence[model.KindView]
+    kinds: Sequence[views.KindView]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
     """What became of a command, for each bot."""
 
-    results: Sequence[model.Outcome]
+    results: Sequence[views.Outcome]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +167,7 @@ class Problem(BaseModel):
 BOT, BOTS, BATCH = TypeAdapter(Bot), TypeAdapter(list[Bot]), TypeAdapter(Batch)
 RUN, RUNS, HISTORY = TypeAdapter(Run), TypeAdapter(Runs), TypeAdapter(list[PastRun])
 CRASHES, EVENT = TypeAdapter(Crashes), TypeAdapter(Event)
-KIND, KINDS, RELOADED = TypeAdapter(model.KindView), TypeAdapter(Kinds), TypeAdapter(model.Reloaded)
+KIND, KINDS, RELOADED = TypeAdapter(views.KindView), TypeAdapter(Kinds), TypeAdapter(views.Reloaded)
 RESULTS = TypeAdapter(Results)
 STARTED, STOPPED, HEALTH = TypeAdapter(Started), TypeAdapter(Stopped), TypeAdapter(Health)
 
@@ -206,7 +205,7 @@ _no_process = (None,) * len(_LIVE)
 _run = Values(_RUN)
 
 
-def bot(view: model.BotView) -> Bot:
+def bot(view: views.BotView) -> Bot:
     """A bot as callers see it."""
     return _new_bot(*_live_bot(view)) if view.live else _new_bot(*_settled_bot(view), *_no_process)
 

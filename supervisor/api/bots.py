@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from supervisor import logs
 from supervisor.api import answers, audit, paging, requests, streams
-from supervisor.core import errors, model
+from supervisor.core import errors, model, views
 from supervisor.fleet import rollout
 from supervisor.fleet.fleet import Fleet, Wait
 
@@ -88,7 +88,7 @@ class Bots:
         """Stop a bot, and with it all that it started."""
         bot = await self.fleet.stop(bot_id, grace_s=how.grace_s if how else None, wait=wait)
         # As it was when it had stopped, whoever may have started it again since.
-        return _shown(model.BotView(bot=bot, reason=bot.reason) if wait else self.fleet.listing.look(bot), wait)
+        return _shown(views.BotView(bot=bot, reason=bot.reason) if wait else self.fleet.listing.look(bot), wait)
 
     async def restart_bot(self, bot_id: BotId, how: requests.Grace | None = None, wait: Settled = True) -> Response:
         """End the bot's process, and start another once all of it is gone."""
@@ -209,7 +209,7 @@ async def _messages(found: AsyncGenerator[logs.Line | logs.Skipped | None, None]
                     yield format_sse_event(data_str=str(size), event="skipped", id=str(offset))
 
 
-def _results(outcomes: Sequence[model.Outcome]) -> Response:
+def _results(outcomes: Sequence[views.Outcome]) -> Response:
     audit.concerns(*(outcome.bot_id for outcome in outcomes))
     return answers.reply(answers.RESULTS, answers.Results(results=outcomes))
 
@@ -218,5 +218,5 @@ def _stopped(bot: model.Bot) -> Response:
     return answers.reply(answers.STOPPED, answers.Stopped(bot_id=bot.bot_id, state=bot.state))
 
 
-def _shown(view: model.BotView, settled: bool = True) -> Response:
+def _shown(view: views.BotView, settled: bool = True) -> Response:
     return answers.reply(answers.BOT, answers.bot(view), status=200 if settled else 202)

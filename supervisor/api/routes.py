@@ -24,7 +24,7 @@ from supervisor.api import (
     runs,
     streams,
 )
-from supervisor.core import model
+from supervisor.core import views
 from supervisor.fleet.fleet import Fleet
 
 OPEN, READ, ADMIN = access.Access.OPEN, access.Access.READ, access.Access.ADMIN
@@ -87,9 +87,9 @@ def table(fleet: Fleet, open_streams: streams.Streams) -> Table:
             Route(READ, "GET", "/bots/{bot_id}/logs", b.tail_logs, str, problems=(404, 503), streams=True),
             Route(READ, "GET", "/events", e.follow, None, problems=(404, 503), streams=True),
             Route(READ, "GET", "/kinds", k.list_kinds, answers.Kinds),
-            Route(READ, "GET", "/kinds/{name}", k.get_kind, model.KindView, problems=(404,)),
-            Route(ADMIN, "POST", "/kinds/reload", k.reload_kinds, model.Reloaded),
-            Route(ADMIN, "POST", "/kinds/{name}/reload", k.reload_kind, model.KindView, problems=(404,)),
+            Route(READ, "GET", "/kinds/{name}", k.get_kind, views.KindView, problems=(404,)),
+            Route(ADMIN, "POST", "/kinds/reload", k.reload_kinds, views.Reloaded),
+            Route(ADMIN, "POST", "/kinds/{name}/reload", k.reload_kind, views.KindView, problems=(404,)),
             Route(READ, "GET", "/metrics", m.scrape, str),
             Route(OPEN, "GET", "/livez", h.livez, answers.Health),
             Route(OPEN, "GET", "/readyz", h.readyz, answers.Health, problems=(503,)),

@@ -5,12 +5,11 @@ It changes nothing. Wrong is what the next supervisor would refuse or could not 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import errno
 import os
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,16 +31,9 @@ class Finding:
         return f"{self.what}: {'wrong' if self.wrong else 'ok'}: {self.told}"
 
 
-def main(argv: Sequence[str]) -> int:
+def check(data_dir: Path) -> int:
     """Print what is found; 0 when all is well, 1 when something is wrong."""
-    parser = argparse.ArgumentParser(
-        prog="bot-supervisor check",
-        description="Looks at a data directory and says in a line each what is well and what is wrong. It changes"
-        " nothing, and exits with 0 when all is well, else with 1. Beside a supervisor it looks at the ledger alone.",
-        allow_abbrev=False,
-    )
-    data_directory.add_flag(parser)
-    found = list(_looked_at(parser.parse_args(argv).data_dir))
+    found = list(_looked_at(data_dir))
     print(*found, sep="\n")
     return int(any(finding.wrong for finding in found))
 

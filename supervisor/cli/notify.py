@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 from collections.abc import Sequence
 
@@ -14,16 +13,8 @@ from supervisor.notices.notice import Notice, Occurrence
 from supervisor.settings.webhooks import Topic, Webhook
 
 
-def main(argv: Sequence[str]) -> int:
+def notify(config: str | None) -> int:
     """Print a line for each webhook; 0 if all took the notice, else 1. Raises SettingsRefused."""
-    parser = argparse.ArgumentParser(
-        prog="bot-supervisor notify",
-        description="Sends a test notice to each webhook of the settings, once, and says what each answered."
-        " Exits with 1 if one did not take it.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", help=f"the TOML file of the supervisor; default: {settings.PREFIX}CONFIG")
-    config = parser.parse_args(argv).config
     # Nobody listens, so no token is asked for.
     flags = {"trusted_network": True} if config is None else {"trusted_network": True, "config": config}
     webhooks = settings.read(flags).webhooks

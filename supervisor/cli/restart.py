@@ -8,12 +8,10 @@ that connects meanwhile waits a moment and is not refused.
 
 from __future__ import annotations
 
-import argparse
 import os
 import select
 import signal
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from supervisor import data_directory
@@ -25,15 +23,8 @@ LIMIT_S = 60.0
 _LOOK_S = 0.01
 
 
-def restart(argv: Sequence[str]) -> int:
-    """The command: returns when the new supervisor serves, and says how long that took. Raises NotReplaced."""
-    parser = argparse.ArgumentParser(
-        prog="bot-supervisor restart",
-        description="Replaces the running supervisor by what is installed now. No bot is touched.",
-        allow_abbrev=False,
-    )
-    data_directory.add_flag(parser)
-    data_dir: Path = parser.parse_args(argv).data_dir
+def restart(data_dir: Path) -> int:
+    """Return when the new supervisor serves, and say how long that took. Raises NotReplaced."""
     pid, took_s = _restarted(data_dir)
     print(f"the supervisor in {data_dir}, pid {pid}, was replaced: the API was away for {took_s:.2f} s at most")
     return 0

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import secrets
-from collections.abc import Sequence
 from pathlib import Path
 
 from supervisor.core import errors
 
-DEFAULT = Path("tokens.toml")
 
-
-def main(argv: Sequence[str]) -> int:
+def token(file: Path, *, show: bool) -> int:
     """Make a file with new tokens and say how to use it. Returns the exit code; raises SettingsRefused."""
-    parser = argparse.ArgumentParser(
-        prog="bot-supervisor token",
-        description="Makes a file of mode 0600 with two new tokens: admin may do everything, read only look.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("file", nargs="?", type=Path, default=DEFAULT, help=f"never overwritten; default: {DEFAULT}")
-    parser.add_argument("--show", action="store_true", help="print the tokens too")
-    chosen = parser.parse_args(argv)
-    file = chosen.file.expanduser().absolute()
     lines = make(file)
     print(f"made {file}, which only you can read; use it with: bot-supervisor --token-file {file}")
     print("clients send one of its tokens with each call, as the header Authorization: Bearer <token>")
-    if chosen.show:
+    if show:
         print(lines, end="")
     return 0
 

@@ -10,6 +10,9 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from botproc import kernel
@@ -17,6 +20,8 @@ from supervisor.core.model import Identity
 from supervisor.engine import pidfd
 
 log = logging.getLogger(__name__)
+
+_HOLDER = re.compile(rb"(\d+) (\d+) (\d+)\n")
 
 
 class Locks:
@@ -30,29 +35,23 @@ class Locks:
         return self._directory / f"{bot_id}.lock"
 
     def holder(self, bot_id: int, run_id: int | None = None) -> Identity | None:
-        """Who holds a bot's lock, of this run if one is given; None when nobody does."""
+        """The process that holds a bot's lock, of this run if one is given; None when there is none. Raises OSError."""
         try:
-            fd = os.open(self.path(bot_id), os.O_RDWR)
-        except FileNotFoundError:
-            return None
-        try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with self._opened(bot_id) as lock:
+                if not _is_held(lock):
+                    return None
+                # The bot's own file: anything can stand there.
+                words = _HOLDER.match(os.pread(lock, 100, 0))
+            if words is None or (run_id is not None and int(words[1]) != run_id):
                 return None
-            except BlockingIOError:
-                words = os.pread(fd, 100, 0).partition(b"\n")[0].split()
-                if len(words) != 3 or (run_id is not None and int(words[0]) != run_id):
-                    return None
-                pid, start_ticks = int(words[1]), int(words[2])
-                # What a dead bot has left can hold its lock, and the pid be an innocent process's.
-                if kernel.start_ticks(pid) != start_ticks:
-                    return None
-                inode = kernel.pidfd_inode(pid)
-                return Identity(pid=pid, start_ticks=start_ticks, inode=inode, boot_id=pidfd.boot_id())
+            pid, start_ticks = int(words[2]), int(words[3])
+            # What a dead bot has left can hold its lock, and the pid be an innocent process's.
+            if kernel.start_ticks(pid) != start_ticks:
+                return None
+            inode = kernel.pidfd_inode(pid)
+            return Identity(pid=pid, start_ticks=start_ticks, inode=inode, boot_id=pidfd.boot_id())
         except (FileNotFoundError, ProcessLookupError):
             return None
-        finally:
-            os.close(fd)
 
     def is_of(self, pid: int, bot_id: int, log_path: Path) -> bool:
         """Whether the process is a bot of this very directory: it has the lock file or the log of here open.
@@ -63,13 +62,16 @@ class Locks:
         here = set()
         for path in (self.path(bot_id), log_path):
             with contextlib.suppress(OSError):
-                found = path.stat()
-                here.add((found.st_dev, found.st_ino))
+                found = path.lstat()
+                if stat.S_ISREG(found.st_mode):
+                    here.add((found.st_dev, found.st_ino))
         try:
             numbers = os.listdir(f"/proc/{pid}/fd")
         except PermissionError:
             # It has become another user's. That somebody holds the lock of here must do.
-            return self._is_held(bot_id)
+            with contextlib.suppress(OSError), self._opened(bot_id) as lock:
+                return _is_held(lock)
+            return False
         except OSError:
             return False
         for number in numbers:
@@ -79,25 +81,32 @@ class Locks:
                     return True
         return False
 
-    def _is_held(self, bot_id: int) -> bool:
-        try:
-            with self.path(bot_id).open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            pass
-        return False
-
     def remove(self, bot_id: int) -> None:
         """The file can go, unless it is that of a copy that lives after all: then it keeps the next one from being made
         beside it. One that cannot be looked at stays, too."""
-        path = self.path(bot_id)
         try:
-            with path.open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
-        except (FileNotFoundError, BlockingIOError):
+            with self._opened(bot_id) as lock:
+                if not _is_held(lock):
+                    self.path(bot_id).unlink()
+        except FileNotFoundError:
             pass
         except OSError as error:
-            log.warning("cannot remove %s: %s", path, error.strerror)
+            log.warning("cannot remove %s: %s", self.path(bot_id), error.strerror)
+
+    @contextlib.contextmanager
+    def _opened(self, bot_id: int) -> Iterator[int]:
+        """The descriptor of a bot's lock file. Raises OSError. A pipe in its place does not hold us up."""
+        fd = os.open(self.path(bot_id), os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def _is_held(lock: int) -> bool:
+    """Whether a process holds this lock. If none does, it is held here until the descriptor is closed."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False

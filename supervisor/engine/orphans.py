@@ -18,7 +18,7 @@ from multiprocessing import resource_tracker
 
 import psutil
 
-from botproc.reaper import Reaper
+from botproc.reaper import Reaper, owner
 from supervisor.background import Background
 from supervisor.core.model import Exit, now_us
 from supervisor.engine import pidfd
@@ -40,7 +40,7 @@ class Orphans:
         """`on_end` is called when a process has ended here."""
         self._background = background
         self._on_end = on_end
-        self._reaper: Reaper[LocalProcess | Zygote] = Reaper()
+        self._reaper: Reaper[LocalProcess | Zygote] = Reaper(self._owner)
         self._died: list[LocalProcess | Zygote] = []
         """Reaped, and what they have left not ended yet."""
         # What our process had before it was this program, be it another supervisor: none of it is a dead bot's rest.
@@ -162,6 +162,11 @@ class Orphans:
         self._on_end(process)
 
     # ---- children
+
+    def _owner(self, pid: int) -> LocalProcess | Zygote | None:
+        """The bot that has started this process, as far as that can be seen."""
+        bots = (key for key in self._reaper.expected.values() if isinstance(key, LocalProcess))
+        return owner(pid, {bot: (bot.pid, bot.run_id, str(bot.lock_path)) for bot in bots})
 
     def reap(self) -> None:
         """Some child of the supervisor has ended: a zygote, a bot that lost its own, or what one of them has left."""

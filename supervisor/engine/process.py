@@ -40,7 +40,7 @@ class LocalProcess:
         self.run_id = run_id
         self._identity = identity
         self.output = output
-        self._lock_path = lock_path
+        self.lock_path = lock_path
         self._acknowledge = acknowledge
         loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[Exit] = loop.create_future()
@@ -163,7 +163,7 @@ class LocalProcess:
         if not self._ended.done():
             words = self.output.last_words()
             # Now, since the file is the next run's as soon as that has begun.
-            raised = crash_report.read(self._lock_path, self.run_id) if exit_.exit_code else None
+            raised = crash_report.read(self.lock_path, self.run_id) if exit_.exit_code else None
             detail = exit_.detail
             if exit_.exit_code == wire.EXIT_UNUSABLE:
                 detail = _why_unusable(raised, words.last_lines) or detail

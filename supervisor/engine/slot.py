@@ -132,15 +132,16 @@ class Slot:
             if hello.error:
                 raise errors.SpawnFailed(_import_failed(self.kind, hello.error), permanent=True)
             if not _has_threads(hello):
-                self._known = hello
+                if self._known is not hello:
+                    self._known = hello
+                    self.rest_when_idle(zygote)
                 self._is_stale = False
-                self.rest_when_idle(zygote)
                 return hello
 
     async def warm_zygote(self) -> Zygote:
         """The zygote that is to make a bot now. Raises SpawnFailed."""
-        if self._is_stale:
-            # It was warm a moment ago, and the settings were read again since.
+        if self._is_stale or self._is_resting:
+            # It was warm a moment ago; since then the settings were read again, or it had no bot for too long.
             await self.hello()
         if self._current is None:
             raise errors.SpawnFailed(f"the zygote of {self.kind} has ended")

@@ -76,7 +76,7 @@ class Actor:
     @property
     def terms(self) -> Terms:
         """The terms of its kind as they are now: those of its next start."""
-        return self._shared.terms(self.bot.kind)
+        return self._shared.terms(self.machine.bot.kind)
 
     @property
     def spawn_error(self) -> errors.Problem | None:
@@ -87,7 +87,7 @@ class Actor:
     def idle(self) -> bool:
         """Whether nothing is left to do: no attempt, no event, no deadline, no write."""
         return (
-            self.state in SETTLED
+            self.machine.bot.state in SETTLED
             and self.machine.attempt is None
             and self.machine.deadline is None
             and self._inbox.empty()
@@ -227,7 +227,7 @@ class Actor:
             self._timer = None
         if self._timer is None and deadline is not None:
             self._timer = self._loop.call_at(deadline, self._tick)
-        if self.launch is not None and self.state is not State.STARTING:
+        if self.launch is not None and self.machine.bot.state is not State.STARTING:
             self.launch.end_turn()
         if self.machine.listens and not self._holds_pulse:
             self._holds_pulse = True
@@ -240,7 +240,7 @@ class Actor:
     # ---- effects
 
     def _do(self, effect: effects.Effect) -> None:
-        shared, process = self._shared, self.live.process
+        shared, process, bot = self._shared, self.live.process, self.machine.bot
         match effect:
             case effects.Record():
                 self._record(effect)
@@ -257,21 +257,21 @@ class Actor:
             case effects.MarkReady(run_id=run_id, at=at, latency_s=latency_s):
                 shared.ledger.set_ready(run_id, at)
                 if latency_s is not None:
-                    shared.metrics.ready(self.bot.kind, latency_s)
+                    shared.metrics.ready(bot.kind, latency_s)
             case effects.CloseRun(run_id=run_id, exit_=exit_, cause=cause, detail=detail):
                 shared.ledger.close_run(run_id, exit=exit_, cause=cause, detail=detail)
-                shared.metrics.ended(self.bot.kind, cause)
+                shared.metrics.ended(bot.kind, cause)
             case effects.SweepRun(run_id=run_id, killed=killed):
                 shared.ledger.sweep_run(run_id, killed)
-            case effects.SetTerms(bot=bot):
-                shared.ledger.set_terms(bot)
+            case effects.SetTerms():
+                shared.ledger.set_terms(effect.bot)
             case effects.Acknowledge(took_s=took_s):
                 self._over, self._watching = process, None
                 self.live.clear()
                 if took_s is not None:
-                    shared.metrics.gone(self.bot.kind, took_s)
+                    shared.metrics.gone(bot.kind, took_s)
             case effects.Release():
-                shared.engine.forget(self.bot.bot_id)
+                shared.engine.forget(bot.bot_id)
                 self._release()
 
     def _launch(self, effect: effects.Launch) -> None:

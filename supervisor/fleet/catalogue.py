@@ -11,9 +11,10 @@ from typing import Any
 
 from supervisor import settings
 from supervisor.core import errors, params
-from supervisor.core.model import Bot, KindView, NewBot, Params, Reloaded
+from supervisor.core.model import Bot, NewBot, Params
 from supervisor.core.table import Step
 from supervisor.core.terms import Terms
+from supervisor.core.views import KindView, Reloaded
 from supervisor.engine.protocol import Engine
 from supervisor.fleet.starts import Rate
 from supervisor.store.secrets import Secrets

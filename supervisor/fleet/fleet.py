@@ -20,15 +20,14 @@ from supervisor.core.model import (
     Exit,
     Goal,
     Idempotency,
-    KindView,
     NewBot,
-    Reloaded,
     Run,
     Schedule,
     State,
     now_us,
 )
 from supervisor.core.table import Step
+from supervisor.core.views import KindView, Reloaded
 from supervisor.engine.protocol import Engine, Logs
 from supervisor.fleet import credentials
 from supervisor.fleet.actor import Actor
@@ -136,7 +135,8 @@ class Fleet:
         if own:
             self.ledger.set_overrides(own)
         found = dict.fromkeys(("running", "lost", "to start"), 0)
-        for bot in bots:
+        # What runs, or was to, holds its credential against what had failed.
+        for bot in sorted(bots, key=lambda bot: (bot.bot_id not in open_runs, bot.state in SETTLED)):
             run = open_runs.pop(bot.bot_id, None)
             if run is not None:
                 found["running" if self._resume(bot, run) else "lost"] += 1
@@ -347,7 +347,8 @@ class Fleet:
         starts = await actor.ask(Step.STOP, grace_s)
         if not wait:
             return actor.bot
-        bot = await self._within_grace(actor, lambda: actor.state in SETTLED or actor.machine.starts != starts)
+        machine = actor.machine
+        bot = await self._within_grace(actor, lambda: machine.bot.state in SETTLED or machine.starts != starts)
         # As it was when it had stopped, whoever may have started it again since.
         return dataclasses.replace(bot, state=State.STOPPED)
 

@@ -7,8 +7,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from supervisor.core import errors
-from supervisor.core.model import Bot, BotQuery, Outcome, State
+from supervisor.core.model import (
+    Bot,
+    BotQuery,
+    State,
+)
 from supervisor.core.table import Step
+from supervisor.core.views import Outcome
 from supervisor.fleet.fleet import Fleet
 
 AT_ONCE = 100

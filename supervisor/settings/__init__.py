@@ -1,5 +1,6 @@
 """What the supervisor is told: by flags, environment and a TOML file."""
 
+from supervisor.core.defaults import PREFIX
 from supervisor.settings.kinds import (
     COUNTER,
     ENTRY_POINTS,
@@ -12,7 +13,7 @@ from supervisor.settings.kinds import (
     Schedule,
     Seconds,
 )
-from supervisor.settings.program import PREFIX, Flags, Settings, is_loopback, read
+from supervisor.settings.program import Flags, Settings, is_loopback, read
 
 __all__ = [
     "COUNTER",

@@ -17,13 +17,12 @@ import pydantic_settings
 from pydantic import Field, SecretStr
 
 from supervisor.core import errors
+from supervisor.core.defaults import DATA_DIR, PREFIX
 from supervisor.settings import kinds as kind_settings
 from supervisor.settings import references
 from supervisor.settings.kinds import Kind, KindName
 from supervisor.settings.references import AbsolutePath, Found
 from supervisor.settings.webhooks import Webhook
-
-PREFIX = "BOT_SUPERVISOR_"
 
 _OF_CLIENTS = (f"{PREFIX}URL", f"{PREFIX}TOKEN")
 """Where and as whom clients call. They can be set in a shell that the supervisor is started from."""
@@ -51,7 +50,7 @@ class Flags(pydantic_settings.BaseSettings):
         default=None, description="a unix socket to listen on, instead of host and port; only you can open it"
     )
     data_dir: AbsolutePath = Field(
-        default=Path("data"), validate_default=True, description="where ledger and logs are kept; one supervisor each"
+        default=DATA_DIR, validate_default=True, description="where ledger and logs are kept; one supervisor each"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="how much the program says"

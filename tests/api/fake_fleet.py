@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from supervisor import logs, settings
-from supervisor.core import errors, model, params
+from supervisor.core import errors, model, params, views
 from supervisor.fleet.fleet import Wait
 from supervisor.metrics import Levels, Metrics
 
@@ -34,7 +34,7 @@ class FakeFleet:
 
     def reset(self) -> None:
         """Forget everything, and be well."""
-        self.views: dict[int, model.BotView] = {}
+        self.views: dict[int, views.BotView] = {}
         self.runs_: list[model.Run] = []
         self.crashes_: list[model.CrashGroup] = []
         self.keys: dict[str, tuple[int, str | None]] = {}
@@ -126,7 +126,7 @@ class FakeFleet:
 
     # ---- looking
 
-    async def view(self, bot_id: int) -> model.BotView:
+    async def view(self, bot_id: int) -> views.BotView:
         if self.bug is not None:
             raise self.bug
         if bot_id not in self.views:
@@ -136,10 +136,10 @@ class FakeFleet:
     async def bot(self, bot_id: int) -> model.Bot:
         return (await self.view(bot_id)).bot
 
-    def look(self, bot: model.Bot) -> model.BotView:
+    def look(self, bot: model.Bot) -> views.BotView:
         return self.views[bot.bot_id]
 
-    async def list(self, query: model.BotQuery) -> model.Page[model.BotView]:
+    async def list(self, query: model.BotQuery) -> model.Page[views.BotView]:
         found = [
             view
             for bot, view in ((view.bot, view) for view in self.views.values())
@@ -251,12 +251,12 @@ class FakeFleet:
         self.defaults(new.kind)
         yield dataclasses.replace(new, params=params.check(new.kind, PARAMETERS[new.kind], new.params))
 
-    async def reload_kinds(self) -> model.Reloaded:
+    async def reload_kinds(self) -> views.Reloaded:
         if self.refused:
             raise errors.NotReloaded(self.refused)
-        return model.Reloaded(added=["new"], changed=[], removed=["old"], surplus=["old-2"])
+        return views.Reloaded(added=["new"], changed=[], removed=["old"], surplus=["old-2"])
 
-    async def reload_kind(self, name: str) -> model.KindView:
+    async def reload_kind(self, name: str) -> views.KindView:
         self.defaults(name)
         if name == "broken":
             raise errors.NotReloaded("cannot import the kind broken: RuntimeError: no configuration")
@@ -265,9 +265,9 @@ class FakeFleet:
     def params_schemas(self) -> Mapping[str, Mapping[str, Any] | None]:
         return {kind.name: kind.params_schema for kind in self.kinds()}
 
-    def kind(self, name: str) -> model.KindView:
+    def kind(self, name: str) -> views.KindView:
         spec = self.defaults(name)
-        return model.KindView(
+        return views.KindView(
             name=name,
             target=spec.target,
             command=spec.command,
@@ -291,12 +291,12 @@ class FakeFleet:
             rss_bytes=10_000_000,
         )
 
-    def kinds(self) -> Sequence[model.KindView]:
+    def kinds(self) -> Sequence[views.KindView]:
         return [self.kind(name) for name in sorted(self.kinds_)]
 
     # ---- what becomes of a bot
 
-    def _up(self, bot: model.Bot) -> model.BotView:
+    def _up(self, bot: model.Bot) -> views.BotView:
         run_id = len(self.runs_) + 1
         pid = 1000 + run_id
         at = BEGAN + 1_000_000 * (run_id - 1)
@@ -322,7 +322,7 @@ class FakeFleet:
             )
         )
         bot = dataclasses.replace(bot, goal=model.Goal.UP, state=model.State.RUNNING, reason="it said that it is ready")
-        live = model.LiveView(
+        live = views.LiveView(
             pid=pid,
             run_id=run_id,
             started_at=at,
@@ -336,9 +336,9 @@ class FakeFleet:
             status=None,
             frozen=False,
         )
-        return model.BotView(bot=bot, reason=bot.reason, live=live)
+        return views.BotView(bot=bot, reason=bot.reason, live=live)
 
-    def _down(self, view: model.BotView) -> model.BotView:
+    def _down(self, view: views.BotView) -> views.BotView:
         if view.live is None:
             return view
         run = self.runs_[view.live.run_id - 1]
@@ -361,4 +361,4 @@ class FakeFleet:
             reason="was stopped (exit code 0)",
             last_exit=model.LastExit(exit_code=0, signal=None, cause=model.Cause.STOPPED, at=ended_at),
         )
-        return model.BotView(bot=bot, reason=bot.reason)
+        return views.BotView(bot=bot, reason=bot.reason)

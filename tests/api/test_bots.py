@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from supervisor.core import model
+from supervisor.core import model, views
 from supervisor.fleet.fleet import Wait
 from tests.api.conftest import Api
 from tests.api.fake_fleet import BEGAN
@@ -42,7 +42,7 @@ def test_a_scheduled_bot_is_active(api: Api) -> None:
     bot_id = api.start()
     bot = dataclasses.replace(api.fleet.views[bot_id].bot, state=model.State.SCHEDULED)
     schedule = model.WaitingFor.SCHEDULE
-    api.fleet.views[bot_id] = model.BotView(bot=bot, reason="well", waiting_for=schedule, next_start_at=BEGAN)
+    api.fleet.views[bot_id] = views.BotView(bot=bot, reason="well", waiting_for=schedule, next_start_at=BEGAN)
     for query in ("", "?state=scheduled", "?state=running,scheduled"):
         [shown] = api.client.get(f"/bots{query}").json()
         assert (shown["state"], shown["waiting_for"], shown["pid"]) == ("scheduled", "schedule", None)

@@ -17,7 +17,7 @@ import pytest
 
 from supervisor.api import answers
 from supervisor.client import AsyncClient, Client, Line, Problem, Unreachable, calls, values
-from supervisor.core import model
+from supervisor.core import model, views
 from tests.program import Program
 from tests.waiting import wait_for
 
@@ -179,9 +179,9 @@ def test_both_flavours_have_the_same_calls() -> None:
         (values.PastRun, answers.PastRun),
         (values.Raised, model.Raised),
         (values.Crash, answers.Crash),
-        (values.Kind, model.KindView),
-        (values.Outcome, model.Outcome),
-        (values.Reloaded, model.Reloaded),
+        (values.Kind, views.KindView),
+        (values.Outcome, views.Outcome),
+        (values.Reloaded, views.Reloaded),
         (values.Health, answers.Health),
         (values.Event, answers.Event),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import fcntl
 import itertools
 import json
 import os
@@ -486,6 +487,21 @@ async def test_a_lock_file_that_names_an_innocent_process_makes_it_nothing_of_ou
     assert innocent.poll() is None
 
 
+@pytest.mark.parametrize("text", [b"", b"\n", b"a b c\n", b"1 2\n", b"9" * 200, b"\xff\x00 1 1\n"])
+async def test_a_held_lock_file_with_anything_in_it_names_nobody(bench: LocalBench, text: bytes) -> None:
+    order = bench.order("sleeps")
+    path = bench.data_dir / "run" / "locks" / f"{order.bot_id}.lock"
+    with path.open("wb") as lock:
+        lock.write(text)
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert bench.engine.adopt(run_of(order, None)) is None
+        bench.engine.forget(order.bot_id)
+        assert path.exists()
+    bench.engine.forget(order.bot_id)
+    assert not path.exists()
+
+
 # ---- one copy
 
 
@@ -652,6 +668,24 @@ async def test_spawns_at_once_do_not_take_each_others_last_descriptor(bench: Loc
     assert all(isinstance(one, errors.SpawnFailed) for one in made if isinstance(one, BaseException))
     assert {c.pid for c in psutil.Process(before).children()} == {p.identity.pid for p in processes}
     assert zygote_pid(bench, "sleeps") == before
+
+
+# ---- usage
+
+
+async def test_a_process_that_was_stopped_from_outside_is_frozen_until_it_goes_on(bench: LocalBench) -> None:
+    process = await bench.start("sleeps")
+
+    def is_frozen() -> bool:
+        usage = process.usage()
+        assert usage is not None
+        return usage.frozen
+
+    assert not is_frozen()
+    process.signal(signal.SIGSTOP)
+    await until(is_frozen)
+    process.signal(signal.SIGCONT)
+    await until(lambda: not is_frozen())
 
 
 # ---- notifications

@@ -105,6 +105,24 @@ def test_while_a_bot_lives_its_orphans_are_its_own(family_zygote: ZygoteClient) 
     assert {p.ppid() for p in family(family_zygote, 1)} == {alive.pid}
 
 
+def test_bots_that_give_up_their_orphans_keep_them_as_long_as_they_live(make_zygote: MakeZygote) -> None:
+    zygote = make_zygote("gives_up_its_orphans:main")
+    zygote.connect()
+    bots = [zygote.spawn(bot_id) for bot_id in (1, 2)]
+    first, second = (
+        [psutil.Process(int(pid)) for pid in zygote.wait_log(bot_id, "\n").split()[1:]] for bot_id in (1, 2)
+    )
+    assert {one.ppid() for one in (*first, *second)} == {zygote.process.pid}
+    os.kill(bots[0].pid, signal.SIGKILL)
+    ended = zygote.ended(bots[0].run_id)
+    assert ended.descendants_killed == 3
+    assert gone(first)
+    assert all(one.is_running() for one in second), "those of the other bot are not touched"
+    os.kill(bots[1].pid, signal.SIGTERM)
+    assert zygote.ended(bots[1].run_id).descendants_killed == 3
+    assert gone(second)
+
+
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -114,7 +132,7 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_both_ways_to_find_children_agree(sleeper: subprocess.Popen[bytes]) -> None:
-    ours: reaper.Reaper[int] = reaper.Reaper()
+    ours: reaper.Reaper[int] = reaper.Reaper(lambda _: None)
     assert sleeper.pid in ours.children()
     assert ours.children() == reaper.children_by_parent()
     ours.close()
@@ -126,7 +144,7 @@ def test_a_reaper_alone(tmp_path: Path) -> None:
 import os, signal, time
 from botproc import kernel, reaper
 kernel.become_subreaper()
-ours = reaper.Reaper()
+ours = reaper.Reaper(lambda _: None)
 assert ours.reap() == [] and ours.sweep([]) == []
 read, write = os.pipe()
 pid = os.fork()

@@ -85,7 +85,7 @@ READS = 2
 from one list to the next."""
 
 SELECTOR_CALLS = 96
-"""Calls of the fleet's functions for a stop of one bot by its name, however many others there are. They are 86, and
+"""Calls of the fleet's functions for a stop of one bot by its name, however many others there are. They are 88, and
 were 192 with a hundred others: one for each of these, and a look at the process."""
 
 SILENT_S = 2.0

@@ -32,7 +32,11 @@ class SimulatedProcess(FakeProcess):
         super().__init__(order, identity, behaviour)
         self.forked_at = forked_at
         self.disowned = False
+        self.refuses: str | None = None
+        """The signal that it cannot be sent, once."""
+        self.unsent = False
         self.status: str | None = None
+        self.said_ready = False
         self._disk = disk
 
     @property
@@ -40,7 +44,26 @@ class SimulatedProcess(FakeProcess):
         """Whether nothing is left of it."""
         return self._swept.done()
 
+    def terminate(self) -> None:
+        self._refuse("terminate")
+        super().terminate()
+
+    def kill(self) -> None:
+        self._refuse("kill")
+        super().kill()
+
+    def dump(self) -> None:
+        self._refuse("dump")
+        super().dump()
+
+    def _refuse(self, what: str) -> None:
+        if self.alive and self.refuses == what:
+            self.refuses, self.unsent = None, True
+            raise OSError(f"cannot {what}")
+
     def acknowledge(self) -> None:
+        if self.acknowledged and not self.disowned:
+            raise Broken(f"run {self.order.run_id} is acknowledged twice")
         run = self._disk.runs.get(self.order.run_id)
         if not self.disowned and run is not None and run.cause is None:
             raise Broken(f"run {run.run_id} is acknowledged before its end is durable")
@@ -143,7 +166,7 @@ class SimulatedEngine(FakeEngine):
 
     def _say_ready(self, process: SimulatedProcess) -> None:
         if process.alive:
-            process.status = "fine"
+            process.status, process.said_ready = "fine", True
             self._on_notify(process.order.bot_id, process.order.run_id, {"READY": "1", "STATUS": process.status})
 
     def adopt(self, run: Run) -> SimulatedProcess | None:

@@ -23,7 +23,7 @@ from typing import Any
 from supervisor import settings
 from supervisor.core import errors, model
 from supervisor.core.attempt import Phase
-from supervisor.core.model import SETTLED, Bot, BotQuery, Cause, Goal, NewBot, Params, Raised, State
+from supervisor.core.model import SETTLED, Bot, BotQuery, Cause, Goal, Idempotency, NewBot, Params, Raised, State
 from supervisor.fleet import actor as actor_module
 from supervisor.fleet.actor import Actor
 from supervisor.fleet.catalogue import Catalogue
@@ -41,6 +41,7 @@ from tests.simulation.stories import Broken, Step
 
 _EPOCH_US = 1_780_000_000_000_000
 _AT_ONCE = 3
+_KEEP_DAYS, _KEEP_RUNS = 0.01, 5
 _NOWHERE = Path("/nonexistent/bots")
 _MOST_BOTS = 12
 """Maximum number of bots of a story, so that things happen to the same ones."""
@@ -121,7 +122,9 @@ class _Heard(logging.Handler):
         self.errors: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.errors.append(self.format(record))
+        # A signal that cannot be sent is one that the story wants.
+        if record.exc_info is None or not isinstance(record.exc_info[1], OSError):
+            self.errors.append(self.format(record))
 
 
 class _Supervisor:
@@ -147,7 +150,7 @@ class _Supervisor:
             metrics=stage.metrics,
         )
         self.retention = Retention(
-            ledger=self.ledger, logs=NoLogs(), bots_dir=_NOWHERE, keep_runs_days=0.01, keep_runs=5
+            ledger=self.ledger, logs=NoLogs(), bots_dir=_NOWHERE, keep_runs_days=_KEEP_DAYS, keep_runs=_KEEP_RUNS
         )
         self.tasks: set[asyncio.Task[Any]] = set()
         self.shutting_down = False
@@ -161,6 +164,12 @@ class _Supervisor:
     async def run(self) -> None:
         await self.fleet.boot()
         await self.retention.run()
+
+    async def follow(self, followed: list[int]) -> None:
+        """Be a reader of the feed that goes on after what it has read."""
+        async for entry in self.fleet.feeds.entries(since=followed[-1] if followed else 0, bot_id=None):
+            if entry is not None:
+                followed.append(entry.event.event_id)
 
     def die(self) -> None:
         """Nothing of it is left; the processes are."""
@@ -183,12 +192,16 @@ class FleetStage:
         self.disk = Disk()
         self.kinds = _KINDS
         self.metrics = _METRICS
-        self._offset_us = 0
+        self._offset_us = self._set_by_us = 0
         self._noise = random.Random(seed)
         self._heard = _Heard()
         self._broken: list[Broken] = []
+        self.loop.set_exception_handler(
+            lambda _, context: self._broken.append(Broken(f"nothing fails unseen: {context}"))
+        )
         self._calls = 0
         self._events: list[int] = []
+        self._followed: list[int] = []
         self._looked = 0
         self._given: Counter[int] = Counter()
         self._answered: Counter[int] = Counter()
@@ -205,7 +218,9 @@ class FleetStage:
                 lambda rng: ("end", rng.randrange(99), rng.randrange(len(_ENDS)), rng.random() < 0.2),
                 3.0,
             ),
+            "refuse": (self._refuse, self._draw_refuse, 0.3),
             "sweep": (self._sweep, lambda rng: ("sweep",), 1.0),
+            "look": (self._look, lambda rng: ("look",), 0.3),
             "say": (self._say, lambda rng: ("say", rng.randrange(99), rng.choice(("READY", "WATCHDOG"))), 2.0),
             "manners": (self._set_manners, self._draw_manners, 1.5),
             "import": (self._import, self._draw_import, 0.7),
@@ -288,9 +303,10 @@ class FleetStage:
     async def _boot(self) -> None:
         self._supervisor = _Supervisor(self)
         for process in self.engine.made:
-            # What it told an earlier supervisor is gone.
-            process.status = None
+            # What it told an earlier supervisor is gone, and what is found running is ready.
+            process.status, process.said_ready = None, True
         self._supervisor.start(self._supervisor.run())
+        self._supervisor.start(self._supervisor.follow(self._followed))
         await self.loop.rest(0.01)
 
     def told(self, event: model.Event, last_exit: model.LastExit | None) -> None:
@@ -308,8 +324,8 @@ class FleetStage:
     def _draw_create(self, rng: random.Random) -> Step | None:
         if len(self.disk.bots()) >= _MOST_BOTS:
             return None
-        name = rng.choice((None, None, "eve"))
-        return ("create", rng.choice(_NAMES), rng.choice("ab"), name, rng.choice(tuple(Wait)))
+        name, key = rng.choice((None, None, "eve")), rng.choice((None, None, f"key-{rng.randrange(3)}"))
+        return ("create", rng.choice(_NAMES), rng.choice("ab"), name, key, rng.choice(tuple(Wait)))
 
     def _draw_many(self, rng: random.Random) -> Step | None:
         if len(self.disk.bots()) >= _MOST_BOTS:
@@ -332,9 +348,11 @@ class FleetStage:
             schedule=terms.schedule,
         )
 
-    def _create(self, kind: str, account: str, name: str | None, wait: Wait) -> None:
+    def _create(self, kind: str, account: str, name: str | None, key: str | None, wait: Wait) -> None:
         if (new := self._new(kind, account, name)) is not None:
-            self._call("create", None, lambda fleet: fleet.create(new, wait=wait))
+            verb = "create" if key is None else "create with a key"
+            idempotency = None if key is None else Idempotency(key=key)
+            self._call(verb, None, lambda fleet: fleet.create(new, idempotency=idempotency, wait=wait))
 
     def _create_many(self, kind: str, account: str, count: int, wait: Wait) -> None:
         if (new := self._new(kind, account, None)) is not None:
@@ -395,14 +413,14 @@ class FleetStage:
     def _check_answer(self, call: _Call, error: errors.Problem | None, *, alone: bool) -> None:
         """Check what a command that was answered has left. `alone`: no other went on for its bot meanwhile."""
         disk = self.disk
-        if call.verb == "create":
+        if call.verb.startswith("create"):
             made = [bot for bot in disk.bots() if bot.labels.get("call") == str(call.number)]
             excused = isinstance(error, errors.LedgerUnavailable | errors.StillAlive | errors.UnknownBot)
             if error is not None and error.bot_id is None and not excused:
                 require(
                     not made, "nothing is left of a bot that could not be made:", type(error).__name__, error.detail
                 )
-            if error is None and alone:
+            if error is None and call.verb == "create":
                 require(made or self._deleted(call.number), "a bot that was made is on the disk")
             return
         assert call.bot_id is not None
@@ -420,6 +438,19 @@ class FleetStage:
     def _deleted(self, number: int) -> bool:
         return any(row.forgotten and row.bot.labels.get("call") == str(number) for row in self.disk.rows.values())
 
+    def _look(self) -> None:
+        """Somebody lists all bots, while things happen to them."""
+        before = {bot.bot_id for bot in self.disk.bots()}
+
+        async def look() -> None:
+            page = await self._supervisor.fleet.listing.list(BotQuery(states=frozenset(State), limit=1000))
+            listed = [view.bot.bot_id for view in page.items]
+            there = before & {bot.bot_id for bot in self.disk.bots()}
+            if listed != sorted(set(listed)) or not there <= set(listed):
+                self._broken.append(Broken(f"every bot is listed once: {sorted(there)}, {listed}"))
+
+        self._supervisor.start(look())
+
     # ---- time and clocks
 
     def _draw_pass(self, rng: random.Random) -> Step:
@@ -433,6 +464,7 @@ class FleetStage:
 
     def _set_clock(self, seconds: int) -> None:
         self._offset_us += seconds * 1_000_000
+        self._set_by_us += abs(seconds) * 1_000_000
 
     # ---- processes
 
@@ -443,6 +475,15 @@ class FleetStage:
             process.keeps_descendants = process.keeps_descendants or keeps_descendants
             process.end(**{"exit_code": None, **_ENDS[how]})
 
+    def _draw_refuse(self, rng: random.Random) -> Step:
+        return ("refuse", rng.randrange(99), rng.choice(("terminate", "kill", "dump")))
+
+    def _refuse(self, which: int, what: str) -> None:
+        """A process cannot be sent a signal, once."""
+        living = [process for process in self.engine.made if process.alive]
+        if living:
+            living[which % len(living)].refuses = what
+
     def _sweep(self) -> None:
         for process in self.engine.present:
             if not process.alive:
@@ -451,6 +492,7 @@ class FleetStage:
     def _say(self, which: int, what: str) -> None:
         if self.engine.made:
             process = self.engine.made[-1 - which % len(self.engine.made)]
+            process.said_ready = process.said_ready or what == "READY"
             self._notified(process.order.bot_id, process.order.run_id, {what: "1"})
 
     def _draw_manners(self, rng: random.Random) -> Step:
@@ -531,7 +573,7 @@ class FleetStage:
             other = present.setdefault(process.order.bot_id, process)
             require(other is process, "a bot has one process:", process.order.bot_id)
         actors = {actor.bot.bot_id: actor for actor in self._supervisor.actors}
-        self._check_credentials(present)
+        self._check_credentials(present, actors)
         for bot_id in present:
             require(bot_id in actors, "somebody watches a process of bot", bot_id)
         for actor in actors.values():
@@ -549,6 +591,8 @@ class FleetStage:
             require(attempt.run_id == process.order.run_id, "the process is that of the run:", attempt, process.order)
             require(attempt.phase in (Phase.ALIVE, Phase.DUMPING, Phase.SWEEPING), "a process is there:", attempt.phase)
             require(process.alive == (attempt.phase is not Phase.SWEEPING), "the end is noticed:", attempt.phase)
+            if bot.state is State.RUNNING and not isinstance(attempt.terms.ready, float):
+                require(process.said_ready, f"bot {bot.bot_id} is running, and did not say that it is ready")
             if self._supervisor.fleet._roster.find(bot.bot_id) is not actor:
                 # Nobody listens to a bot that is being deleted.
                 process.status = None
@@ -556,7 +600,14 @@ class FleetStage:
                 require(actor.live.status == process.status, "what a process says of itself is shown")
             if bot.state in (State.STOPPING, State.KILLING) and process.alive:
                 dumped = process.dumps and attempt.phase is Phase.DUMPING
-                require(process.received or dumped, f"bot {bot.bot_id} is {bot.state} and has got a signal")
+                require(
+                    process.received or dumped or process.unsent,
+                    f"bot {bot.bot_id} is {bot.state} and has got a signal",
+                )
+        if bot.state in (State.STOPPING, State.KILLING):
+            assert attempt is not None
+            waits = attempt.phase in (Phase.QUEUED, Phase.IMPORTING)
+            require(not waits, f"bot {bot.bot_id} is {bot.state} and still waits:", attempt.phase)
         late = due is not None and self.loop.time() > due + 1e-6
         require(not late, f"the deadline of bot {bot.bot_id} has passed:", due)
         if bot.goal is Goal.DOWN:
@@ -581,7 +632,15 @@ class FleetStage:
             full = starting.total() == _AT_ONCE or (kind == "single" and starting[kind] == 1)
             require(full, f"a bot of the kind {kind} waits for its turn while only these start:", starting)
 
-    def _check_credentials(self, present: Mapping[int, SimulatedProcess]) -> None:
+    def _check_credentials(self, present: Mapping[int, SimulatedProcess], actors: Mapping[int, Actor]) -> None:
+        for actor in actors.values():
+            # One that starts later may find its credential held by another one.
+            if actor.state not in SETTLED and actor.bot.kind == "login":
+                credential = f"login:{actor.bot.params['account']}"
+                holder = self._holders.get(credential)
+                other = actors.get(holder or 0)
+                goes_on = other is not None and other.state not in SETTLED
+                require(goes_on, f"{credential} is held by a bot that goes on, not by", holder)
         held = Counter(
             (process.order.kind, process.order.params["account"])
             for process in present.values()
@@ -613,6 +672,12 @@ class FleetStage:
             require(closed == 1, f"run {run_id} ends once, not", closed)
         for run_id in of_attempts:
             require(run_id in self.disk.runs, f"run {run_id} goes on, and was deleted")
+        for deleted in self.disk.deleted:
+            assert deleted.run.ended_at is not None
+            # By the latest clock that retention may have looked at.
+            old = deleted.run.ended_at < deleted.at + self._set_by_us - round(_KEEP_DAYS * 86_400e6)
+            require(old or deleted.newer >= _KEEP_RUNS, "what is deleted need not be kept:", deleted)
+        self.disk.deleted.clear()
         counted = Counter(key for key, _ in self.disk.starts)
         made = Counter(p.order.params["account"] for p in self.engine.made if p.order.kind == "budget")
         for account, number in made.items():
@@ -628,13 +693,13 @@ class FleetStage:
             self.engine.imports[kind].set("ok")
             self.engine.manners[kind] = "polite"
         for process in self.engine.present:
-            process.immortal = False
+            process.immortal, process.refuses = False, None
             if not process.alive:
                 process.end_descendants()
         calls = [task for task in self._supervisor.tasks if "answer" in repr(task.get_coro())]
         await self._rest_with_sweeps(60.0)
-        require(all(call.done() for call in calls), "every call is answered:", calls)
         self._check()
+        require(all(call.done() for call in calls), "every call is answered:", calls)
         for bot in self.disk.bots():
             self._supervisor.start(self._supervisor.fleet.stop(bot.bot_id, grace_s=1.0))
         await self._rest_with_sweeps(10.0)
@@ -642,11 +707,17 @@ class FleetStage:
         require(all(bot.state is State.STOPPED for bot in self.disk.bots()), "every bot is stopped")
         unacknowledged = [p.order.run_id for p in self.engine.made if not p.acknowledged]
         require(not unacknowledged, "what has ended is forgotten, but not runs", unacknowledged)
-        held = self._supervisor.fleet._shared.claims._holders
-        require(not held, "what is exclusive is held by nobody when all bots are stopped:", held)
+        events = [event.event_id for event in self.disk.events]
+        require(self._followed == events, "a reader of the feed gets each event once:", self._followed, events)
+        require(not self._holders, "nothing is held when all bots are stopped:", self._holders)
         page = await self._supervisor.fleet.listing.list(BotQuery(states=frozenset(State)))
         listed = [(view.bot.bot_id, *_said(view.bot)) for view in page.items]
         require(listed == [(bot.bot_id, *_said(bot)) for bot in self.disk.bots()], "what is listed is on the disk")
+
+    @property
+    def _holders(self) -> Mapping[str, int | None]:
+        """Which bot holds which credential."""
+        return self._supervisor.fleet._shared.claims._holders
 
     async def _rest_with_sweeps(self, seconds: float) -> None:
         for _ in range(10):

@@ -6,6 +6,7 @@ What is durable is in a `Disk`, which outlives the ledgers that are opened on it
 from __future__ import annotations
 
 import asyncio
+import bisect
 import dataclasses
 import itertools
 from collections import Counter, deque
@@ -38,6 +39,15 @@ class _Row:
     forgotten: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """A run that was deleted at a time when its bot had so many newer ones."""
+
+    run: model.Run
+    newer: int
+    at: int
+
+
 @dataclass(slots=True)
 class Disk:
     """What is durable. `outage` says why nothing can be written; `commit_s` is how long it takes.
@@ -50,7 +60,7 @@ class Disk:
     events: list[model.Event] = field(default_factory=list)
     starts: list[tuple[str, int]] = field(default_factory=list)
     closed: Counter[int] = field(default_factory=Counter)
-    deleted: set[int] = field(default_factory=set)
+    deleted: list[Deleted] = field(default_factory=list)
     outage: str | None = None
     commit_s: float = COMMIT_S
     bot_ids: Any = field(default_factory=lambda: itertools.count(1))
@@ -144,7 +154,6 @@ class MemoryLedger(Ledger):
             self._commit_due.cancel()
         self._ops.clear()
         self._answering.clear()
-        self._told.clear()
 
     @property
     def outage(self) -> str | None:
@@ -305,8 +314,9 @@ class MemoryLedger(Ledger):
         def write(disk: Disk) -> int:
             gone = [run_id for run_id in run_ids if run_id in disk.runs and _may_go(disk, disk.runs[run_id])]
             for run_id in gone:
-                del disk.runs[run_id]
-            disk.deleted.update(gone)
+                run = disk.runs.pop(run_id)
+                newer = sum(other > run_id for other in disk.runs if disk.runs[other].bot_id == run.bot_id)
+                disk.deleted.append(Deleted(run, newer, model.now_us()))
             return len(gone)
 
         return await self._submit(write, is_fact=False)
@@ -441,6 +451,12 @@ class MemoryLedger(Ledger):
         disk = await self._disk_of_now()
         return disk.events[-1].event_id if disk.events else 0
 
+    async def events_after(self, event_id: int, *, limit: int, bot_id: int | None = None) -> list[model.Entry]:
+        disk = await self._disk_of_now()
+        first = bisect.bisect_right(disk.events, event_id, key=lambda event: event.event_id)
+        found = [event for event in disk.events[first:] if bot_id in (None, event.bot_id)]
+        return [_entry(disk, event) for event in found[:limit]]
+
     async def old_runs(self, ended_before: int, *, after: int, limit: int) -> tuple[list[int], int | None]:
         disk = await self._disk_of_now()
         old = [
@@ -498,6 +514,12 @@ def _event(event_id: int, at: int, bot: model.Bot, run_id: int | None, goal: mod
     return model.Event(
         event_id=event_id, at=at, bot_id=bot.bot_id, run_id=run_id, state=bot.state, goal=goal, reason=reason
     )
+
+
+def _entry(disk: Disk, event: model.Event) -> model.Entry:
+    row = disk.rows[event.bot_id]
+    latest = max(other.event_id for other in disk.events if other.bot_id == event.bot_id) if row.forgotten else None
+    return model.Entry(event=event, kind=row.bot.kind, name=row.bot.name, deleted=event.event_id == latest)
 
 
 def _may_start(disk: Disk, budget: model.Budget | None) -> bool:

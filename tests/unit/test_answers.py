@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from supervisor.api import answers
-from supervisor.core import model
+from supervisor.core import model, views
 
 AT, SHOWN_AT = 1_712_438_975_499_784, "2024-04-06T21:29:35.499784Z"
 
@@ -29,7 +29,7 @@ BOT = model.Bot(
     schedule=model.Schedule(cron="@daily"),
     overrides={"grace_s": 4.0},
 )
-LIVE = model.LiveView(
+LIVE = views.LiveView(
     pid=1000,
     run_id=9,
     started_at=AT,
@@ -44,12 +44,12 @@ LIVE = model.LiveView(
     frozen=True,
     node="n1",
 )
-VIEW = model.BotView(
+VIEW = views.BotView(
     bot=BOT, reason="frozen", waiting_for=model.WaitingFor.SCHEDULE, next_start_at=AT, live=LIVE
 )  # All at once, as no bot is.
 
 
-def shown(view: model.BotView) -> dict[str, Any]:
+def shown(view: views.BotView) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(answers.BOT.dump_json(answers.bot(view)))
     return found
 
@@ -64,7 +64,7 @@ def test_a_bot() -> None:
 
 
 def test_a_bot_without_a_process() -> None:
-    live = {field.name: None for field in dataclasses.fields(model.LiveView)}
+    live = {field.name: None for field in dataclasses.fields(views.LiveView)}
     assert shown(dataclasses.replace(VIEW, live=None)) == {**shown(VIEW), **live}
 
 

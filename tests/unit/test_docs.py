@@ -68,9 +68,18 @@ def test_every_exit_code_of_ours() -> None:
 
 
 def test_the_files_to_read_are_there() -> None:
-    files = re.findall(r"`((?:supervisor|botproc)/[\w/]+\.py)`", section("Read the code"))
+    text = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
+    nine = text.partition("## The nine files to read")[2]
+    files = re.findall(r"`((?:supervisor|botproc)/[\w/]+\.py)`", nine)
     assert len(files) == 9
     assert all((ROOT / file).is_file() for file in files)
+
+
+def test_the_rooms_are_there() -> None:
+    text = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
+    rooms = set(re.findall(r"`((?:supervisor|botproc)[\w/.]*)`", text.partition("## Rooms")[2].partition("\n## ")[0]))
+    folders = {f"supervisor/{path.name}" for path in (ROOT / "supervisor").iterdir() if (path / "__init__.py").exists()}
+    assert rooms == folders | {"supervisor/program.py", "botproc"}
 
 
 def test_every_target_of_make() -> None:
@@ -99,6 +108,6 @@ def test_the_unit_is_one(tmp_path: Path) -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         for link in re.findall(r"\]\(((?!http)[^)#]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / link).exists(), (page.name, link)

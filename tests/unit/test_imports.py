@@ -100,7 +100,7 @@ def test_above_the_engine_nobody_knows_how_processes_are_made() -> None:
         allowed = {
             "supervisor.engine.protocol",
             "botproc.wire",
-            *(["botproc.kernel"] if module in ("supervisor.cli.app", "supervisor.data_directory") else []),
+            *(["botproc.kernel"] if module in ("supervisor.cli.serve", "supervisor.data_directory") else []),
         }
         assert below <= allowed, f"{module} imports {below}"
 
