@@ -217,7 +217,9 @@ class CannotBeSetUp(Exception):
 
 def give_up(spawn: wire.Spawn, reason: str, lock: int | None) -> NoReturn:
     """End a bot that cannot be what it should; its log says why, and so does its lock file, if there is one."""
-    print(f"bot-{spawn.bot_id} cannot be set up: {reason}", file=sys.stderr, flush=True)
+    # On a full disk it cannot be written. The exit code says what kind of end this is all the same.
+    with contextlib.suppress(OSError):
+        print(f"bot-{spawn.bot_id} cannot be set up: {reason}", file=sys.stderr, flush=True)
     if lock is not None:
         crash.record(CannotBeSetUp(reason), lock)
     sys.exit(wire.EXIT_UNUSABLE)

@@ -1,7 +1,8 @@
 """What supervisor, zygote and bot say to each other, and the exit codes that they share.
 
 Supervisor and zygote talk over a unix stream socket, one JSON object a line, each with the name of its class
-under "type". Values are plain JSON, so that a supervisor of a later version can read an older zygote.
+under "type". Values are plain JSON, so that a supervisor can read a zygote of an earlier version, and of a later one:
+a new field has a default, and one that is not known is left out.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 VERSION = 2
 """Changes with what supervisor and zygote say to each other: an older zygote is understood, and makes no bot."""
@@ -176,6 +177,7 @@ class Checked:
     errors: list[dict[str, Any]]
 
 
+M = TypeVar("M", Spawn, Ack, Quit, Check, Alive, NotSpawned, Ended, Hello, Checked)
 Message: TypeAlias = Spawn | Ack | Quit | Check | Alive | NotSpawned | Ended | Hello | Checked
 _TYPES: dict[str, type[Any]] = {
     t.__name__: t for t in (Spawn, Ack, Quit, Check, Alive, NotSpawned, Ended, Hello, Checked)
@@ -193,13 +195,22 @@ def encode(message: Message) -> bytes:
 
 
 def decode(line: bytes) -> Message:
-    """The message of one line. Raises ValueError or TypeError where it is none of ours."""
+    """Return the message of one line. Raises ValueError, TypeError or AttributeError where it is none of ours."""
     values = json.loads(line)
     kind = _TYPES.get(values.pop("type", ""))
     if kind is None:
         raise ValueError(f"unknown message: {line[:100]!r}")
-    message: Message = kind(**values)
+    message: Message = of_fields(kind, values)
     return message
+
+
+def of_fields(kind: type[M], values: Mapping[str, Any]) -> M:
+    """Return the message with these fields. Those that it does not have are left out: another version has more of them.
+
+    Raises TypeError where one is missing.
+    """
+    known = {field.name for field in dataclasses.fields(kind)}
+    return kind(**{name: value for name, value in values.items() if name in known})
 
 
 class Lines:

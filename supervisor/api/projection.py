@@ -17,7 +17,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 from pydantic import GetCoreSchemaHandler, WithJsonSchema
 from pydantic_core import CoreSchema, core_schema
 
-from supervisor.core import model, timestamps
+from supervisor.core import model, timestamps, views
 from supervisor.store import secrets
 
 T = TypeVar("T")
@@ -37,6 +37,7 @@ class _PlainText:
 
 _WORDS: Mapping[str, Any] = {
     **vars(model),
+    **vars(views),
     **{cls.__name__: Annotated[cls, _PlainText()] for cls in (model.State, model.Goal, model.Cause, model.WaitingFor)},
     "Timestamp": Time,
 }

@@ -56,11 +56,12 @@ class LocalEngine:
             directory.mkdir(mode=0o700, exist_ok=True)
         self._locks = Locks(self._run_dir / "locks")
         self._kinds = kinds
-        self._on_notify = on_notify
         self._zygote_idle_s = zygote_idle_s
         self._without_supervisor_s = without_supervisor_s
         self._slots: dict[str, Slot] = {}
         self._background = Background()
+        self._orphans = Orphans(self._background, self._on_end)
+        self._notifications = Notifications(self._run_dir, on_notify)
         self._groups = cgroups.Groups()
         self._oom = oom.Oom(oom.counter())
         self._listener = Listener(
@@ -74,12 +75,20 @@ class LocalEngine:
     # ---- life
 
     async def open(self) -> None:
-        """Find the zygotes of an earlier supervisor, with the bots that they have. Raises OSError."""
+        """Find the zygotes of an earlier supervisor, with the bots that they have. Raises SettingsRefused."""
+        try:
+            await self._open()
+        except OSError as error:
+            raise errors.SettingsRefused(
+                f"cannot use {error.filename or self._run_dir}: {error.strerror};"
+                f" start the supervisor as the user to whom {self._data_dir} belongs, or clear the way"
+            ) from error
+
+    async def _open(self) -> None:
         kernel.become_subreaper()
         # Read once, and here: later there may be no descriptor for it.
         pidfd.boot_id()
-        self._orphans = Orphans(self._background, self._on_end)
-        self._notifications = Notifications(self._run_dir, self._on_notify)
+        self._notifications.open()
         for kind, spec in self._kinds.items():
             self._slot(kind).set_spec(spec, is_same=True)
         paths = [path for path in self._run_dir.glob("*.sock") if path.name != "notify.sock" and _is_only_here(path)]
@@ -190,7 +199,9 @@ class LocalEngine:
         identity = run.identity or self._locks.holder(run.bot_id, run.run_id)
         if identity is None:
             return None
-        if not self._locks.is_of(identity.pid, run.bot_id, self._logs.path(run.bot_id)):
+        # One that waits to be reaped has nothing open any more, and nothing can be done to it: only its end is read.
+        is_of_here = self._locks.is_of(identity.pid, run.bot_id, self._logs.path(run.bot_id))
+        if not is_of_here and pidfd.zombie(identity) is None:
             # Gone; or it is of the directory that this one is a copy of, and a bot of the supervisor there.
             return None
         output = self._logs.output(run.bot_id, run.log_start)

@@ -1,12 +1,13 @@
 """The locks of bots: what keeps a second copy of a bot from running, and says who is the first.
 
 A bot's process holds the lock of its file as long as it lives, and so does what it forks. Its first line is
-"run_id pid start_ticks"; what may follow is told by `engine.crash`.
+"run_id pid start_ticks"; what may follow is told by `engine.crash_report`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -35,7 +36,8 @@ class Locks:
         return self._directory / f"{bot_id}.lock"
 
     def holder(self, bot_id: int, run_id: int | None = None) -> Identity | None:
-        """The process that holds a bot's lock, of this run if one is given; None when there is none. Raises OSError."""
+        """The process that holds a bot's lock, of this run if one is given; None when there is none, or that cannot be
+        seen. Raises OSError when no descriptor is left."""
         try:
             with self._opened(bot_id) as lock:
                 if not _is_held(lock):
@@ -51,6 +53,12 @@ class Locks:
             inode = kernel.pidfd_inode(pid)
             return Identity(pid=pid, start_ticks=start_ticks, inode=inode, boot_id=pidfd.boot_id())
         except (FileNotFoundError, ProcessLookupError):
+            return None
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise
+            # Another user's, or no file at all: it stays so, and must not keep a supervisor from starting.
+            log.warning("cannot see who holds %s: %s", self.path(bot_id), error.strerror)
             return None
 
     def is_of(self, pid: int, bot_id: int, log_path: Path) -> bool:

@@ -32,14 +32,19 @@ class Notifications:
     """
 
     def __init__(self, run_dir: Path, on_notify: OnNotify) -> None:
+        self._run_dir = run_dir
         self._on_notify = on_notify
         self._by_pid: dict[int, LocalProcess] = {}
         self._forking: set[int] = set()
         """The runs whose processes are being made."""
         self._early: dict[int, list[Mapping[str, str]]] = {}
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self.address = ""
+
+    def open(self) -> None:
+        """Bind the address, and hear what is said there from now on. Raises OSError."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        path = run_dir / "notify.sock"
+        path = self._run_dir / "notify.sock"
         if len(os.fsencode(path)) <= _MAX_PATH:
             path.unlink(missing_ok=True)
             self.address = str(path)
@@ -47,13 +52,13 @@ class Notifications:
             path.chmod(0o600)
         else:
             # A path of that length fits no socket address; an abstract one with a name of its own does.
-            self.address = self._bind_abstract(run_dir)
+            self.address = self._bind_abstract()
         asyncio.get_running_loop().add_reader(self._socket, self._read)
 
-    def _bind_abstract(self, run_dir: Path) -> str:
+    def _bind_abstract(self) -> str:
         """A name for this very directory, the same one after a restart. A copy of it gets another: its bots are
         others. An older name does not say which directory it is of."""
-        file, prefix = run_dir / "notify.name", f"bot-supervisor-{run_dir.stat().st_ino:x}-"
+        file, prefix = self._run_dir / "notify.name", f"bot-supervisor-{self._run_dir.stat().st_ino:x}-"
         with contextlib.suppress(FileNotFoundError):
             name = file.read_text()
             if name.startswith(prefix) or _OLD_NAME.fullmatch(name):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import cast
 
 from botproc import kernel, wire
+from supervisor.core import errors
 from supervisor.core.model import Exit, Identity, Raised, Usage
 from supervisor.engine import crash_report, pidfd, usage
 from supervisor.engine.descendants import Descendants
@@ -53,6 +54,7 @@ class LocalProcess:
         self._meter = usage.Meter(identity)
         self.over = False
         """It has ended, says the kernel; how, whoever reaps it has yet to tell."""
+        self._on_over: Callable[[], None] = lambda: None
         self.out_of_memory: Callable[[], bool] = lambda: False
         """Whether the SIGKILL that just ended it was the kernel's, for want of memory. Set by the engine."""
         self.descendants: Descendants | None = None
@@ -93,21 +95,24 @@ class LocalProcess:
 
     def when_over(self, call: Callable[[], None]) -> None:
         """Have this called once when the process has ended, in the place of what was to be called before."""
+        self._on_over = call
+        self._watch()
 
-        def over() -> None:
-            # Level-triggered: left in place it would be called for ever.
-            self.unwatch()
-            self.over = True
-            call()
-
+    def _watch(self) -> None:
         loop = asyncio.get_running_loop()
         try:
             if self.hold():
                 assert self.fd is not None
-                loop.add_reader(self.fd, over)
+                loop.add_reader(self.fd, self._when_readable)
         except OSError as error:
             log.warning("cannot watch bot-%s, pid %s, for now: %s", self.bot_id, self.pid, error.strerror)
-            loop.call_later(RETRY_S, self.when_over, call)
+            loop.call_later(RETRY_S, self._watch)
+
+    def _when_readable(self) -> None:
+        # Level-triggered: left in place it would be called for ever.
+        self.unwatch()
+        self.over = True
+        self._on_over()
 
     def unwatch(self) -> None:
         """Its end is not for us to see."""
@@ -144,7 +149,13 @@ class LocalProcess:
             self.descendants.look(self._identity.pid, self.fd)
 
     def signal(self, signum: int) -> None:
-        if not self.hold() or not pidfd.send(cast(int, self.fd), signum):
+        try:
+            sent = self.hold() and pidfd.send(cast(int, self.fd), signum)
+        except OSError as error:
+            raise errors.Unavailable(
+                f"cannot signal bot {self.bot_id}, pid {self.pid}: {error.strerror}", bot_id=self.bot_id
+            ) from error
+        if not sent:
             raise ProcessLookupError
 
     def dump(self) -> None:

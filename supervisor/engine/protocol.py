@@ -79,7 +79,7 @@ class Process(Protocol):
         """Ends it. Nothing happens when it has ended."""
 
     def signal(self, signum: int) -> None:
-        """Sends any other signal. Raises ProcessLookupError when it has ended."""
+        """Sends any other signal. Raises ProcessLookupError when it has ended, Unavailable when it cannot be sent."""
 
     def dump(self) -> None:
         """Asks it to write the stacks of its threads and tasks to its log, if it can. Nothing happens otherwise."""

@@ -242,7 +242,7 @@ class Zygote:
                 self._receive(wire.decode(line))
         except ConnectionError:
             pass
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             log.error("the zygote of %s cannot be understood: %s: SIGKILL; its bots run on", self.kind, error)
             self.kill()
         # Not when this task is cancelled: then it lives on, and the next supervisor is to find its socket.
@@ -327,9 +327,9 @@ class Zygote:
         match message:
             case wire.Hello():
                 for values in message.alive:
-                    self._alive(wire.Alive(**values))
+                    self._alive(wire.of_fields(wire.Alive, values))
                 for values in message.ended:
-                    self._ended(wire.Ended(**values))
+                    self._ended(wire.of_fields(wire.Ended, values))
                 self.making_s = self.age_s
                 self.hello.set_result(message)
             case wire.Alive():

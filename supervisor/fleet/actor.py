@@ -301,7 +301,7 @@ class Actor:
 
     def _record(self, effect: effects.Record) -> None:
         bot = effect.bot
-        event, written = self._shared.ledger.record(
+        written = self._shared.ledger.record(
             bot.bot_id, effect.run_id, bot.state, bot.goal, bot.reason, now_us(), bot.last_exit
         )
         self._written = written
@@ -313,7 +313,7 @@ class Actor:
             written.add_done_callback(lambda _: over.acknowledge())
             self._over = None
         level = logging.WARNING if bot.state is State.FAILED else logging.INFO
-        extra = {"action": "state", "bot_id": bot.bot_id, "event_id": event.event_id, "state": bot.state}
+        extra = {"action": "state", "bot_id": bot.bot_id, "state": bot.state}
         log.log(level, "bot-%d %s: %s", bot.bot_id, bot.state, bot.reason, extra=extra)
 
     def _release(self) -> None:

@@ -10,6 +10,8 @@ import struct
 from pathlib import Path
 
 _IN_MODIFY = 0x2
+_IN_COME_OR_GO = 0x40 | 0x80 | 0x100 | 0x200
+"""IN_MOVED_FROM, IN_MOVED_TO, IN_CREATE, IN_DELETE."""
 _IN_ONLYDIR = 0x01000000
 _READ_BYTES = 64 * 1024
 _LONGEST_EVENT_BYTES = 16 + 256
@@ -30,6 +32,9 @@ def _check(result: int) -> int:
 class Watch:
     """One watch on the directory of all logs, however many there are. `fd` is readable when a file has changed.
 
+    Another watch is on the directory above: a directory that is deleted while a file in it is open says nothing of it,
+    and bots make one again at the same path. The watch on the former directory stays as long as that one exists.
+
     Raises OSError: EMFILE or ENOSPC when this user has used up what the machine allows.
     """
 
@@ -38,6 +43,11 @@ class Watch:
         self._log_dir = os.fsencode(log_dir)
         self.fd = _check(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
         try:
+            directory = os.path.dirname(self._log_dir) or b"."
+            above = _check(_libc.inotify_add_watch(self.fd, directory, _IN_COME_OR_GO))
+            name = os.path.basename(self._log_dir)
+            # The event's header: the watch, then mask, cookie and length of the name.
+            self._replaced = re.compile(re.escape(struct.pack("=i", above)) + b".{12}" + re.escape(name) + b"\0", re.S)
             self._begin()
         except OSError:
             os.close(self.fd)
@@ -49,7 +59,9 @@ class Watch:
         For a bot that prints as fast as it can: that a write is announced is a third of what it costs.
         """
         if not self.rests:
-            _check(_libc.inotify_rm_watch(self.fd, self._number))
+            # The watch is gone already if the directory is.
+            with contextlib.suppress(OSError):
+                _check(_libc.inotify_rm_watch(self.fd, self._number))
             self.rests = True
 
     def changed(self) -> set[int] | None:
@@ -68,6 +80,11 @@ class Watch:
             events += read
             if len(read) < _READ_BYTES - _LONGEST_EVENT_BYTES:
                 break
+        if self._replaced.search(events):
+            # If there is none now, another event tells when there is one again.
+            with contextlib.suppress(OSError):
+                self._begin()
+            return None
         if rested or _OVERFLOW in events:
             return None
         # Two busy bots leave thousands of events, and a name is the one part that matters: it is sought at C speed.

@@ -129,7 +129,7 @@ class Writer:
         self.hurry()
         return future
 
-    def fact(self, write: Write[None], then: Callable[[None], None] | None = None) -> asyncio.Future[None]:
+    def fact(self, write: Write[T], then: Callable[[T], None] | None = None) -> asyncio.Future[None]:
         """Queue a write that must not be lost. The future is done once it is durable. `then` is as for a command.
 
         It is begun with the next command, when somebody is in a hurry, or `FACT_WAITS_S` from now.
@@ -320,7 +320,7 @@ class Writer:
             if outcome.error is not None:
                 outcome.op.future.set_exception(outcome.error)
             else:
-                outcome.op.future.set_result(outcome.value)
+                outcome.op.future.set_result(None if outcome.op.is_fact else outcome.value)
 
 
 def _given_up(op: _Op, reason: str) -> _Outcome:

@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -344,6 +345,51 @@ def test_a_watch_that_rests_is_told_of_nothing_and_then_knows_that(tmp_path: Pat
         # It cannot watch again, and asks again to look at all.
         for _ in range(2):
             assert (watch.changed(), watch.rests) == (None, True)
+    finally:
+        watch.close()
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved away"])
+def test_a_directory_that_was_made_again_is_followed(tmp_path: Path, how: str) -> None:
+    """Bots make it when they find it missing. What they print then is printed, and their logs are bounded."""
+    log_dir = tmp_path / "logs"
+    log_dir.mkdir()
+    stage = Stage(log_dir)
+    try:
+        stage.read()
+        stage.append(10, b"one\n")
+        stage.follower.follow(10, 0)
+        stage.wait_for_line("bot-10 | one")
+        if how == "deleted":
+            shutil.rmtree(log_dir)
+        else:
+            log_dir.rename(tmp_path / "elsewhere")
+        log_dir.mkdir()
+        stage.follower.follow(11, 0)
+        stage.append(11, b"two\n")
+        stage.wait_for_line("bot-11 | two")
+        stage.append(11, b"three\n")
+        stage.wait_for_line("bot-11 | three")
+    finally:
+        stage.close()
+
+
+def test_a_watch_goes_on_in_the_directory_that_takes_the_place_of_the_first(tmp_path: Path) -> None:
+    log_dir = tmp_path / "logs"
+    log_dir.mkdir()
+    watch = inotify.Watch(log_dir)
+    try:
+        with (log_dir / "6.log").open("wb"):
+            shutil.rmtree(log_dir)
+            assert watch.changed() is None
+            watch.rest()
+            assert (watch.changed(), watch.rests) == (None, True)
+            log_dir.mkdir()
+            assert (watch.changed(), watch.rests) == (None, False)
+            (log_dir / "7.log").write_bytes(b"x")
+            assert watch.changed() == {7}
+            (tmp_path / "other").mkdir()
+            assert watch.changed() == set()
     finally:
         watch.close()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,6 +47,19 @@ def test_there_and_back(message: wire.Message) -> None:
     assert line.count(b"\n") == 1
     assert line.endswith(b"\n")
     assert wire.decode(line) == message
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda m: type(m).__name__)
+def test_a_field_of_another_version_is_left_out(message: wire.Message) -> None:
+    values = json.loads(wire.encode(message))
+    assert wire.decode(json.dumps(values | {"of_a_later_version": [1]}).encode()) == message
+
+
+def test_a_message_within_a_message_may_be_of_another_version() -> None:
+    older = {"run_id": 1, "bot_id": 2, "pid": 3, "start_ticks": 4, "inode": 5}
+    expected = wire.Alive(run_id=1, bot_id=2, pid=3, start_ticks=4, inode=5, log_start=0)
+    assert wire.of_fields(wire.Alive, older) == expected
+    assert wire.of_fields(wire.Alive, older | {"node": "eu-3"}) == expected
 
 
 @pytest.mark.parametrize(
