@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -60,6 +61,29 @@ def test_a_message_within_a_message_may_be_of_another_version() -> None:
     expected = wire.Alive(run_id=1, bot_id=2, pid=3, start_ticks=4, inode=5, log_start=0)
     assert wire.of_fields(wire.Alive, older) == expected
     assert wire.of_fields(wire.Alive, older | {"node": "eu-3"}) == expected
+
+
+RECORDED = [
+    json.loads(line)
+    for line in (Path(__file__).parents[1] / "fixtures" / "zygote-0.1.0.jsonl").read_text().splitlines()
+]
+"""What a zygote of 0.1.0 and its supervisor said when that came back: who lives, an end, and good-bye."""
+
+
+def test_a_zygote_of_0_1_0_is_understood() -> None:
+    hello, ended = [wire.decode(json.dumps(said["line"]).encode()) for said in RECORDED if said["from"] == "zygote"]
+    assert isinstance(hello, wire.Hello)
+    assert (hello.kind, hello.error, hello.start_method, hello.ended) == ("counter", "", "fork", [])
+    alive = [wire.of_fields(wire.Alive, values) for values in hello.alive]
+    assert [(bot.bot_id, bot.run_id, bot.pid) for bot in alive] == [(1, 1, 11855), (2, 2, 11856), (7, 7, 11861)]
+    assert isinstance(ended, wire.Ended)
+    assert (ended.run_id, ended.bot_id, ended.signal, ended.exit_code, ended.swept) == (7, 7, 9, None, True)
+
+
+def test_a_zygote_of_0_1_0_understands_us() -> None:
+    """It refuses a field that it does not know. It is asked for no bot, and told these two."""
+    theirs = [said["line"] for said in RECORDED if said["from"] == "supervisor"]
+    assert [json.loads(wire.encode(message)) for message in (wire.Ack(run_ids=[7]), wire.Quit())] == theirs
 
 
 @pytest.mark.parametrize(
