@@ -40,58 +40,61 @@ def held(data_dir: Path, handed: int | None = None) -> Iterator[Held]:
 
     Raises DataDirectoryBusy, SettingsRefused.
     """
-    descriptors = []
-    try:
+    with contextlib.ExitStack() as opened:
+        if handed is not None:
+            opened.callback(os.close, handed)
         try:
             data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory = os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            descriptors.append(directory)
+            opened.callback(os.close, directory)
+            if handed is not None and os.path.samestat(os.fstat(handed), os.fstat(directory)):
+                directory = handed
+            _lock(directory, data_dir)
             record = os.open(data_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            descriptors.append(record)
+            opened.callback(os.close, record)
+            _lock(record, data_dir)
         except OSError as error:
             raise errors.SettingsRefused(f"cannot use {data_dir} for data: {error.strerror}") from None
-        if handed is not None:
-            descriptors.append(handed)
-            if os.path.samestat(os.fstat(handed), os.fstat(directory)):
-                directory = handed
-        try:
-            kernel.lock(directory)
-            kernel.lock(record)
-        except BlockingIOError:
-            holder = os.read(record, 20).decode().partition("\n")[0]
-            who = f"another supervisor (pid {holder})" if holder else "another supervisor"
-            raise errors.DataDirectoryBusy(f"{who} works in {data_dir}") from None
         os.ftruncate(record, 0)
         os.write(record, f"{os.getpid()}\n".encode())
         yield Held(directory, record)
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
+
+
+def _lock(descriptor: int, data_dir: Path) -> None:
+    try:
+        kernel.lock(descriptor)
+    except BlockingIOError:
+        pid, _ = said(data_dir)
+        who = f"another supervisor (pid {pid})" if pid else "another supervisor"
+        raise errors.DataDirectoryBusy(f"{who} works in {data_dir}") from None
 
 
 def said(data_dir: Path) -> tuple[int, str]:
-    """What the latest holder of the lock wrote: its pid, and since when it serves, "" before it does.
+    """Return what the latest holder of the lock wrote: its pid, and since when it serves, "" before it does.
 
     (0, "") when there is nothing to read. Raises OSError.
     """
-    pid, _, since = (data_dir / LOCK).read_text().partition("\n")
-    return int(pid or 0), since if since.endswith("\n") else ""
+    try:
+        pid, _, since = (data_dir / LOCK).read_text().partition("\n")
+    except FileNotFoundError:
+        return 0, ""
+    return int(pid) if pid.isdecimal() else 0, since if since.endswith("\n") else ""
 
 
 def holder(data_dir: Path) -> int | None:
-    """The pid of the supervisor that works in the directory, 0 before it has said that; None where none does.
+    """Return the pid of the supervisor that works in the directory, 0 for one that cannot be told, None without one.
 
     Changes nothing. Raises OSError.
     """
-    try:
-        is_held = is_locked(data_dir) or is_locked(data_dir / LOCK)
-        return said(data_dir)[0] if is_held else None
-    except FileNotFoundError:
-        return None
+    for path in (data_dir, data_dir / LOCK):
+        with contextlib.suppress(FileNotFoundError):
+            if is_locked(path):
+                return said(data_dir)[0]
+    return None
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock of this file or directory. Raises OSError."""
+    """Return whether a process holds the lock of this file or directory. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)

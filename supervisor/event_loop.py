@@ -13,6 +13,8 @@ import socket
 import threading
 from typing import Any
 
+from supervisor import handover
+
 
 class Loop(asyncio.SelectorEventLoop):
     """The usual event loop, but that each name is looked up in a thread that nobody waits for, once at a time."""
@@ -48,6 +50,8 @@ class Loop(asyncio.SelectorEventLoop):
                 found.set_result(result)
 
         def look_up() -> None:
+            # It may outlive the loop, and would take a signal that nobody hears of then.
+            handover.hold_signals()
             result: Any
             try:
                 result = socket.getaddrinfo(*asked)

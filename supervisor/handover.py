@@ -4,7 +4,9 @@ Both stay open all the time, so that no client is refused and no other superviso
 are numbered from 3 on and named, as sd_listen_fds(3) has it.
 
 Signals are held back meanwhile, and from the first instruction of a new program on, until it can take them: what comes
-is neither lost nor does it end a process that has no handler yet.
+is neither lost nor does it end a process that has no handler yet, or none any more. A held signal stays pending, across
+`execve` too. But a mask belongs to one thread, and a signal goes to any thread that does not have it in its mask.
+Threads inherit the mask of the one that makes them: those that may outlive the loop are made while signals are held.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from supervisor.core import errors
 
 _FIRST = 3
 _NAMES = ("http", "lock")
-_HELD = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR2})
+SIGNALS = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR2})
+"""Those by which the supervisor is told what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +43,13 @@ class Handover:
 
 def hold_signals() -> frozenset[signal.Signals]:
     """Keep the program's signals pending. Returns which these are."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
-    return _HELD
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    return SIGNALS
 
 
 def release_signals() -> None:
     """Take the program's signals from now on, those that are pending first."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def received() -> dict[str, int]:

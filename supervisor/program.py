@@ -8,9 +8,10 @@ import gc
 import logging
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 
-from supervisor import data_directory, handover, logs
+from supervisor import background, data_directory, handover, logs
 from supervisor.api import application, audit, listener, server, threads
 from supervisor.core import errors
 from supervisor.engine.local import LocalEngine
@@ -101,7 +102,10 @@ async def open_fleet(
     data = settings.data_dir
     log_dir = data / "logs"
     for directory in (data / "run", log_dir):
-        directory.mkdir(mode=0o700, exist_ok=True)
+        try:
+            directory.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise errors.SettingsRefused(f"cannot make {directory}: {error.strerror}") from None
     printed = Printed(data / "run" / "printed.json")
     follower = logs.Follower(log_dir, out, limit_bytes=settings.log_limit_bytes, printed=printed.take())
     bot_logs = logs.BotLogs(log_dir, follower)
@@ -137,15 +141,14 @@ async def open_fleet(
         keep_runs_days=settings.keep_runs_days,
         keep_runs=settings.keep_runs,
     )
+    tasks = background.Background()
     try:
         await engine.open()
         await fleet.boot()
-        pruning = asyncio.create_task(retention.run(), name="retention")
-        try:
-            yield fleet
-        finally:
-            pruning.cancel()
+        tasks.start(retention.run(), name="retention")
+        yield fleet
     finally:
+        await tasks.close()
         await engine.close(leave=leave())
         fleet.close()
         await asyncio.to_thread(follower.drain, DRAIN_S)
@@ -154,13 +157,42 @@ async def open_fleet(
             printed.keep(reached)
 
 
-async def reload(fleet: Fleet) -> None:
-    """What SIGHUP asks for: read the kinds again, and say what came of it."""
-    log.info("got SIGHUP: reads the kinds again")
-    try:
-        await fleet.reload_kinds()
-    except errors.Problem as problem:
-        log.warning("the kinds are as they were: %s", problem.detail)
+class Orders:
+    """What signals ask of the supervisor, from the moment there is a loop. A second one changes nothing.
+
+    Attributes:
+        leave: whether bots and zygotes stay as they are at the end, for a supervisor that comes at once.
+    """
+
+    def __init__(self) -> None:
+        self.leave = False
+        self.stop, self.replace, self.reload = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for signum, order in (
+            (signal.SIGTERM, self.stop),
+            (signal.SIGINT, self.stop),
+            (signal.SIGUSR2, self.replace),
+            (signal.SIGHUP, self.reload),
+        ):
+            loop.add_signal_handler(signum, order.set)
+
+    async def reload_kinds(self, fleet: Fleet) -> None:
+        """Read the kinds again whenever it is asked for, and say what came of it."""
+        while True:
+            await self.reload.wait()
+            self.reload.clear()
+            log.info("got SIGHUP: reads the kinds again")
+            try:
+                await fleet.reload_kinds()
+            except errors.Problem as problem:
+                log.warning("the kinds are as they were: %s", problem.detail)
+
+    async def close(self) -> None:
+        """Take no more of them: they stay pending from now on, with this process and with what it becomes."""
+        handover.hold_signals()
+        # One that came just before has its handler run within the next rounds of the loop: it is read, then called.
+        for _ in range(3):
+            await asyncio.sleep(0)
 
 
 async def serve(settings: Settings, reread: Callable[[], Settings]) -> handover.Handover | None:
@@ -171,66 +203,68 @@ async def serve(settings: Settings, reread: Callable[[], Settings]) -> handover.
 
     Raises Refused when the program cannot start.
     """
-    loop = asyncio.get_running_loop()
-    loop.set_default_executor(threads.pool())
-    stop, replaced = asyncio.Event(), asyncio.Event()
-    handed = handover.received()
+    orders = Orders()
+    asyncio.get_running_loop().set_default_executor(threads.pool())
+    received = handover.received()
     counts = Metrics(per_bot=settings.metrics_per_bot)
     max_connections = min(settings.max_connections, server.raise_descriptor_limit() // 4)
     with (
-        data_directory.held(settings.data_dir, handed.get("lock")) as data_dir,
-        listener.listen_locally(settings.uds, handed.get("http"))
+        data_directory.held(settings.data_dir, received.get("lock")) as data_dir,
+        listener.listen_locally(settings.uds, received.get("http"))
         if settings.uds
-        else listener.listen(settings.host, settings.port, handed.get("http")) as sock,
+        else listener.listen(settings.host, settings.port, received.get("http")) as sock,
         console(settings) as out,
     ):
-        # A second signal changes nothing: stopping takes the time that it takes, and that is bounded.
-        loop.add_signal_handler(signal.SIGTERM, stop.set)
-        loop.add_signal_handler(signal.SIGINT, stop.set)
-        # Until the fleet is there it is only not to kill us.
-        loop.add_signal_handler(signal.SIGUSR2, replaced.set)
-        loop.add_signal_handler(signal.SIGHUP, log.info, "got SIGHUP before there is something to reload")
-        handover.release_signals()
-        async with (
-            open_ledger(settings, counts) as ledger,
-            open_fleet(settings, ledger, counts, out, reread, lambda: replaced.is_set() and not stop.is_set()) as fleet,
-        ):
-            reloads: set[asyncio.Task[None]] = set()
+        async with open_ledger(settings, counts) as ledger:
+            # By now the threads are made that may be there when the loop is not: they hold these signals for good, and
+            # take none that nobody would hear of. No child is made yet, which would inherit that.
+            handover.release_signals()
+            async with open_fleet(settings, ledger, counts, out, reread, lambda: orders.leave) as fleet:
+                http = server.Server(application.create(fleet, settings), max_connections=max_connections)
+                fleet.metrics.connections.set_function(lambda: len(http.server_state.connections))
+                handed = await _serve(fleet, http, sock, data_dir, orders, settings.shutdown_s)
+    await orders.close()
+    if handed and orders.stop.is_set():
+        # It came when the fleet was left already: the next supervisor finds it pending, and stops the bots.
+        signal.raise_signal(signal.SIGTERM)
+    return handed
 
-            def hang_up() -> None:
-                reloading = asyncio.create_task(reload(fleet), name="reload")
-                reloads.add(reloading)
-                reloading.add_done_callback(reloads.discard)
 
-            loop.add_signal_handler(signal.SIGHUP, hang_up)
-            # What the program is made of lives as long as it does. Looking through all of it for garbage, as the
-            # collector does now and then, holds up the loop for 50 ms. A list of 1,000 bots makes 10,000 objects, and
-            # none of them is garbage: with the usual threshold of 700 the collector took a tenth of each such answer.
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(20_000, 20, 20)
-            http = server.Server(application.create(fleet, settings), max_connections=max_connections)
-            fleet.metrics.connections.set_function(lambda: len(http.server_state.connections))
-            serving = asyncio.create_task(http.serve(sockets=[sock]))
-            data_dir.serves()
-            waiting = {asyncio.create_task(event.wait()) for event in (stop, replaced)}
-            await asyncio.wait({serving, *waiting}, return_when=asyncio.FIRST_COMPLETED)
-            if replaced.is_set() and not stop.is_set():
-                log.info("making way for a new supervisor; all bots run on")
-                handed_on = handover.Handover(sock.dup(), os.dup(data_dir.fd))
-                http.stop()
-                await serving
-                # From here on they are for the next supervisor, which stops the bots if it is told to.
-                handover.hold_signals()
-                for _ in range(3):
-                    # Those that came before reach their handlers.
-                    await asyncio.sleep(0)
-                if not stop.is_set():
-                    return handed_on
-                handover.release_signals()
-                handed_on.close()
-            log.info("stopping all bots")
-            await fleet.shutdown(settings.shutdown_s)
+async def _serve(
+    fleet: Fleet,
+    http: server.Server,
+    sock: socket.socket,
+    data_dir: data_directory.Held,
+    orders: Orders,
+    shutdown_s: float,
+) -> handover.Handover | None:
+    """Answer calls until an order to stop or to be replaced is carried out; what the next supervisor goes on with."""
+    # What the program is made of lives as long as it does. Looking through all of it for garbage, as the collector does
+    # now and then, holds up the loop for 50 ms. A list of 1,000 bots makes 10,000 objects, and none of them is garbage:
+    # with the usual threshold of 700 the collector took a tenth of each such answer.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    tasks = background.Background()
+    try:
+        tasks.start(orders.reload_kinds(fleet), name="reload")
+        serving = tasks.start(http.serve(sockets=[sock]), name="http")
+        data_dir.serves()
+        given = {tasks.start(order.wait(), name="order") for order in (orders.stop, orders.replace)}
+        await asyncio.wait({serving, *given}, return_when=asyncio.FIRST_COMPLETED)
+        if orders.replace.is_set() and not orders.stop.is_set():
+            log.info("making way for a new supervisor; all bots run on")
+            handed = handover.Handover(sock.dup(), os.dup(data_dir.fd))
             http.stop()
             await serving
-    return None
+            if not orders.stop.is_set():
+                orders.leave = True
+                return handed
+            handed.close()
+        log.info("stopping all bots")
+        await fleet.shutdown(shutdown_s)
+        http.stop()
+        await serving
+        return None
+    finally:
+        await tasks.close()

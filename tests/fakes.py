@@ -136,7 +136,8 @@ class FakeProcess:
 class FakeEngine:
     """Processes that exist in memory alone. `processes` has all that were made, `forgotten` the bots forgotten."""
 
-    def __init__(self, kinds: Mapping[str, Behaviour], on_notify: OnNotify) -> None:
+    def __init__(self, kinds: dict[str, Behaviour], on_notify: OnNotify) -> None:
+        """`kinds` stays the test's: what it says holds from then on."""
         self.processes: list[FakeProcess] = []
         self.forgotten: list[int] = []
         self.reloaded: list[str] = []
@@ -188,7 +189,10 @@ class FakeEngine:
         return params.check(kind, self._kinds[kind].params, given)
 
     def set_kinds(self, kinds: Mapping[str, settings.Kind]) -> None:
-        self._kinds = {name: self._kinds.get(name, Behaviour()) for name in kinds}
+        for gone in self._kinds.keys() - kinds.keys():
+            del self._kinds[gone]
+        for name in kinds:
+            self._kinds.setdefault(name, Behaviour())
         self._warm &= kinds.keys()
 
     async def reload(self, kind: str) -> None:
@@ -248,6 +252,8 @@ class FakeEngine:
 
 class NoLogs:
     """Logs that nobody writes."""
+
+    fault = None
 
     def __init__(self, bots: Collection[int] = ()) -> None:
         self.deleted: list[int] = []

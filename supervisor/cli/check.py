@@ -45,7 +45,9 @@ def _looked_at(data_dir: Path) -> Iterator[Finding]:
             yield Finding(what="data", told=f"{data_dir} is no directory; name another by --data-dir", wrong=True)
             return
         pid = data_directory.holder(data_dir)
-        told = "no supervisor works in it" if pid is None else f"a supervisor (pid {pid}) works in it"
+        told = "no supervisor works in it"
+        if pid is not None:
+            told = f"a supervisor (pid {pid}) works in it" if pid else "a supervisor works in it"
         yield Finding(what="data", told=f"{data_dir}; {told}")
         try:
             ledger = inspection.inspect(data_dir / "ledger.sqlite3")

@@ -76,6 +76,10 @@ def _serving(data_dir: Path) -> tuple[int, str]:
         pid, since = data_directory.said(data_dir)
         if since:
             return pid, since
+        if not (data_dir / data_directory.LOCK).exists():
+            raise errors.NotReplaced(
+                f"cannot find the supervisor that works in {data_dir}: {data_directory.LOCK} is gone; send it SIGUSR2"
+            )
         if time.monotonic() - begin > LIMIT_S:
             raise errors.NotReplaced(f"the supervisor in {data_dir}, pid {pid}, does not serve yet")
         time.sleep(_LOOK_S)

@@ -140,6 +140,8 @@ class Machine:
                 attempt.phase, attempt.start_by = Phase.OPENING, now.time + attempt.terms.start_timeout_s
             case events.Opened(run_id=run_id) if attempt:
                 attempt.phase, attempt.run_id = Phase.IMPORTING, run_id
+            case events.Checked(params=params):
+                self.bot = dataclasses.replace(self.bot, params=params, unchecked=False)
             case events.Imported() if attempt:
                 attempt.phase = Phase.FORKING
             case events.Spawned() if attempt:
@@ -156,11 +158,10 @@ class Machine:
                 self._on_found_alive(event.run, event.age_s, now)
             case events.FoundLost():
                 self._on_found_lost(event.run, event.exit_, now)
-            case events.FoundIdle(since=since):
-                if self.bot.goal is Goal.UP:
-                    self._resume(since, reasons.GOAL_IS_UP, now)
-                else:
-                    self._enter(Step.FOUND_DOWN, reasons.FOUND_STOPPED)
+            case events.FoundIdle(since=since) if self.bot.goal is Goal.UP:
+                self._resume(since, reasons.GOAL_IS_UP, now)
+            case events.FoundIdle():
+                self._enter(Step.FOUND_DOWN, reasons.FOUND_STOPPED)
         return self._effects
 
     # ---- births
@@ -279,8 +280,7 @@ class Machine:
 
     def _on_ending_late(self, attempt: Attempt, ending: Ending, now: Now) -> None:
         if ending.dump_until is not None and now.time < ending.kill_at:
-            ending.dump_until = None
-            attempt.phase = Phase.ALIVE
+            ending.dump_until, attempt.phase = None, Phase.ALIVE
             self._effects.append(effects.Terminate())
             return
         again = ending.killed_at is not None

@@ -15,7 +15,7 @@ from botproc import kernel, wire
 from supervisor import settings
 from supervisor.background import Background
 from supervisor.core import errors, params
-from supervisor.core.model import Exit, Identity, Params, Run, now_us
+from supervisor.core.model import Exit, Params, Run, now_us
 from supervisor.engine import cgroups, oom, pidfd
 from supervisor.engine.locks import Locks
 from supervisor.engine.notifications import Notifications
@@ -199,7 +199,10 @@ class LocalEngine:
         identity = run.identity or self._locks.holder(run.bot_id, run.run_id)
         if identity is None:
             return None
-        if not self._is_of_here(identity, run.bot_id):
+        # One that waits to be reaped has nothing open any more, and nothing can be done to it: only its end is read.
+        is_of_here = self._locks.is_of(identity.pid, run.bot_id, self._logs.path(run.bot_id))
+        if not is_of_here and pidfd.zombie(identity) is None:
+            # Gone; or it is of the directory that this one is a copy of, and a bot of the supervisor there.
             return None
         output = self._logs.output(run.bot_id, run.log_start)
         process = LocalProcess(run.bot_id, run.run_id, identity, self._locks.path(run.bot_id), output, lambda _: None)
@@ -208,16 +211,6 @@ class LocalEngine:
         self._know(process)
         self._orphans.adopt(process)
         return self._followed(process)
-
-    def _is_of_here(self, identity: Identity, bot_id: int) -> bool:
-        """Whether the process, if it is there, is a bot of this directory, and not of one that this is a copy of."""
-        return (
-            # Our child, as before this very process was replaced.
-            identity.pid in self._orphans.children
-            or self._locks.is_of(identity.pid, bot_id, self._logs.path(bot_id))
-            # Dead: it has nothing open any more, and is beyond harm.
-            or pidfd.zombie(identity) is not None
-        )
 
     def _followed(self, process: LocalProcess) -> LocalProcess:
         """What it writes from now on is printed."""

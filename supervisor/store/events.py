@@ -14,27 +14,41 @@ from supervisor.store import tables
 from supervisor.store.tables import Bot, Event
 
 
-def append(db: SqliteDatabase, event: model.Event) -> None:
-    """Write the event alone."""
-    row = {
-        "event_id": event.event_id,
-        "at": event.at,
-        "bot_id": event.bot_id,
-        "run_id": event.run_id,
-        "state": event.state,
-        "goal": event.goal,
-        "reason": event.reason,
-    }
-    tables.insert(db, Event, row)
+def append(
+    db: SqliteDatabase,
+    *,
+    at: int,
+    bot_id: int,
+    run_id: int | None,
+    state: model.State,
+    goal: model.Goal,
+    reason: str,
+) -> model.Event:
+    """Write an event alone, with the next number."""
+    row = {"at": at, "bot_id": bot_id, "run_id": run_id, "state": state, "goal": goal, "reason": reason}
+    # SQLite takes the number after the largest, which is never deleted: see `pruning.delete`.
+    event_id = tables.insert(db, Event, row)
+    return model.Event(event_id=event_id, at=at, bot_id=bot_id, run_id=run_id, state=state, goal=goal, reason=reason)
 
 
-def insert(db: SqliteDatabase, event: model.Event, last_exit: model.LastExit | None) -> None:
-    """Write the event, and what it says into the row of its bot."""
-    append(db, event)
-    present: dict[str, Any] = {"state": event.state, "goal": event.goal, "reason": event.reason}
+def record(
+    db: SqliteDatabase,
+    *,
+    at: int,
+    bot_id: int,
+    run_id: int | None,
+    state: model.State,
+    goal: model.Goal,
+    reason: str,
+    last_exit: model.LastExit | None = None,
+) -> model.Event:
+    """Write an event with the next number, and what it says into the row of its bot."""
+    event = append(db, at=at, bot_id=bot_id, run_id=run_id, state=state, goal=goal, reason=reason)
+    present: dict[str, Any] = {"state": state, "goal": goal, "reason": reason}
     if last_exit is not None:
         present["last_exit"] = dataclasses.asdict(last_exit)
-    tables.update(db, Bot, event.bot_id, present)
+    tables.update(db, Bot, bot_id, present)
+    return event
 
 
 def latest(db: SqliteDatabase) -> int:

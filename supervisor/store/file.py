@@ -13,7 +13,7 @@ from peewee import PeeweeException, SqliteDatabase
 from playhouse.migrations import Runner
 
 from supervisor.core import errors
-from supervisor.store import events, migrations, writer
+from supervisor.store import migrations, writer
 
 APPLICATION_ID = 0x626F7473
 """Says in the file's header whose it is: "bots" in ASCII."""
@@ -81,11 +81,8 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def prepare(path: Path) -> int:
+def prepare(path: Path) -> None:
     """Make the ledger, or check and migrate the one that is there. No connection to it may be open in this process.
-
-    Returns:
-        The number of the latest event, 0 if there is none.
 
     Raises:
         LedgerRefused: it cannot be made or used. What is refused for what it is, is left as it is, byte for byte.
@@ -95,7 +92,7 @@ def prepare(path: Path) -> int:
             judge(path)
         else:
             _make(path)
-        return _migrate(path)
+        _migrate(path)
 
 
 @contextlib.contextmanager
@@ -192,13 +189,12 @@ def _log(path: Path) -> Path:
     return path.with_name(path.name + "-wal")
 
 
-def _migrate(path: Path) -> int:
-    """Bring the schema up to date; the number of the latest event."""
+def _migrate(path: Path) -> None:
+    """Bring the schema up to date."""
     db = writing(path)
     try:
         runner = Runner(db, migrations.DIRECTORY)
         if any(not step.applied for step in runner.status()):
             runner.up()
-        return events.latest(db)
     finally:
         db.close()

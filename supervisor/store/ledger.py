@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,7 +35,13 @@ class Ledger:
       and are written before anything later. What `close` cannot write is lost, and logged.
 
     Reads see all writes that were queued before, so that what memory tells is found here too; where the database does
-    not take them within `READ_WAITS_S`, those that are done. They raise `LedgerUnavailable` if the file cannot be read.
+    not take them within `READ_WAITS_S`, those that are done. Those that followers of events ask for see what is
+    durable, and hurry no write: a watcher is called once there is more. All raise `LedgerUnavailable` if the file
+    cannot be read.
+
+    An event gets its number in the transaction that writes it, one more than the largest. So the order of the numbers
+    is that of the commits, and a number that somebody was given stays the event's: what a supervisor that is killed
+    had not written, nobody has seen.
     """
 
     def __init__(
@@ -44,7 +49,6 @@ class Ledger:
         path: Path,
         reader: ThreadPoolExecutor,
         *,
-        latest_event: int,
         busy_timeout_s: float,
         on_commit: Callable[[float], None] | None,
     ) -> None:
@@ -52,7 +56,6 @@ class Ledger:
         self._reading = file.reading(path, busy_timeout_s=busy_timeout_s)
         self._files = file.Files(path)
         self._writer = Writer(file.writing(path), self._files, busy_timeout_s=busy_timeout_s, on_commit=on_commit)
-        self._event_ids = itertools.count(latest_event + 1)
         self._generation = 0
         self._watchers: list[Watcher] = []
         self._closed = False
@@ -72,11 +75,11 @@ class Ledger:
         """
         reader = ThreadPoolExecutor(1, thread_name_prefix="ledger-reader")
         try:
-            latest_event = await asyncio.get_running_loop().run_in_executor(reader, file.prepare, path)
+            await asyncio.get_running_loop().run_in_executor(reader, file.prepare, path)
         except BaseException:
             reader.shutdown(wait=False)
             raise
-        return cls(path, reader, latest_event=latest_event, busy_timeout_s=busy_timeout_s, on_commit=on_commit)
+        return cls(path, reader, busy_timeout_s=busy_timeout_s, on_commit=on_commit)
 
     async def close(self, timeout_s: float = 2.0) -> None:
         """Write what is queued, for at most `timeout_s`, and let go of the file, which is then complete by itself."""
@@ -136,33 +139,32 @@ class Ledger:
             KeyReused: the key came with another request before.
         """
 
-        def write(db: SqliteDatabase) -> tuple[list[tuple[model.Bot, int | None]], bool]:
+        def write(db: SqliteDatabase) -> tuple[list[tuple[model.Bot, int | None]], list[model.Event], bool]:
             if idempotency is not None and (earlier := bots.of_key(db, idempotency)):
-                return [(bot, None) for bot in earlier], False
+                return [(bot, None) for bot in earlier], [], False
             made: list[tuple[model.Bot, int | None]] = []
-            for number, event_id in enumerate(event_ids):
+            told: list[model.Event] = []
+            for number in range(count):
                 bot, run_id = bots.insert(db, new, idempotency, number), None
                 if started_at is not None and may_start(db):
                     run_id = runs.insert(db, bot.bot_id, kind=bot.kind, params=bot.params, started_at=started_at)
-                    events.append(db, event_of(event_id, bot, run_id, started_at))
+                    told.append(
+                        events.append(
+                            db,
+                            at=started_at,
+                            bot_id=bot.bot_id,
+                            run_id=run_id,
+                            state=bot.state,
+                            goal=bot.goal,
+                            reason=bot.reason,
+                        )
+                    )
                 made.append((bot, run_id))
-            return made, True
+            return made, told, True
 
-        def event_of(event_id: int, bot: model.Bot, run_id: int, at: int) -> model.Event:
-            return model.Event(
-                event_id=event_id,
-                at=at,
-                bot_id=bot.bot_id,
-                run_id=run_id,
-                state=bot.state,
-                goal=bot.goal,
-                reason=bot.reason,
-            )
-
-        def tell(found: tuple[list[tuple[model.Bot, int | None]], bool]) -> None:
-            for event_id, (bot, run_id) in zip(event_ids, found[0], strict=False):
-                if run_id is not None and started_at is not None:
-                    self._tell(event_of(event_id, bot, run_id, started_at), None)
+        def tell(found: tuple[list[tuple[model.Bot, int | None]], list[model.Event], bool]) -> None:
+            for event in found[1]:
+                self._tell(event, None)
 
         def may_start(db: SqliteDatabase) -> bool:
             try:
@@ -172,9 +174,8 @@ class Ledger:
                 return False
             return True
 
-        # Drawn here, in the order in which the writes are queued.
-        event_ids = [next(self._event_ids) for _ in range(count)]
-        return await self._writer.command(write, tell)
+        made, _, created = await self._writer.command(write, tell)
+        return made, created
 
     async def open_run(
         self,
@@ -212,29 +213,22 @@ class Ledger:
     async def _forget(self, bot_ids: Sequence[int], reason: str, *, free_keys: bool) -> None:
         def write(db: SqliteDatabase) -> list[model.Event]:
             told = []
-            for event_id, bot_id in zip(event_ids, bot_ids, strict=True):
-                bot = bots.get(db, bot_id)
-                if bot is None:
+            for bot_id in bot_ids:
+                if (bot := bots.get(db, bot_id)) is None:
                     continue
-                event = model.Event(
-                    event_id=event_id,
-                    at=at,
-                    bot_id=bot_id,
-                    run_id=None,
-                    state=bot.state,
-                    goal=model.Goal.DOWN,
-                    reason=reason,
+                told.append(
+                    events.record(
+                        db, at=at, bot_id=bot_id, run_id=None, state=bot.state, goal=model.Goal.DOWN, reason=reason
+                    )
                 )
-                events.insert(db, event, None)
                 bots.forget(db, bot_id, at, free_key=free_keys)
-                told.append(event)
             return told
 
         def tell(told: list[model.Event]) -> None:
             for event in told:
                 self._tell(event, None)
 
-        event_ids, at = [next(self._event_ids) for _ in bot_ids], model.now_us()
+        at = model.now_us()
         await self._writer.command(write, tell)
 
     async def delete_runs(self, run_ids: Collection[int]) -> int:
@@ -252,6 +246,10 @@ class Ledger:
     def set_terms(self, bot: model.Bot) -> asyncio.Future[None]:
         """Say which terms hold for a bot from now on."""
         return self._writer.fact(lambda db: bots.set_terms(db, bot))
+
+    def set_params(self, bot_id: int, params: model.Params) -> asyncio.Future[None]:
+        """Say what the parameters of an unchecked bot came to when they were checked."""
+        return self._writer.fact(lambda db: bots.set_params(db, bot_id, params))
 
     def set_overrides(self, overrides: Mapping[int, model.Overrides]) -> asyncio.Future[None]:
         """Say what bots say themselves, by their ids."""
@@ -285,13 +283,20 @@ class Ledger:
         reason: str,
         at: int,
         last_exit: model.LastExit | None = None,
-    ) -> tuple[model.Event, asyncio.Future[None]]:
+    ) -> asyncio.Future[None]:
         """Say that a bot's state changed: an event with the next number, and the same in the row of the bot."""
-        event = model.Event(
-            event_id=next(self._event_ids), at=at, bot_id=bot_id, run_id=run_id, state=state, goal=goal, reason=reason
-        )
-        return event, self._writer.fact(
-            lambda db: events.insert(db, event, last_exit), lambda _: self._tell(event, last_exit)
+        return self._writer.fact(
+            lambda db: events.record(
+                db,
+                at=at,
+                bot_id=bot_id,
+                run_id=run_id,
+                state=state,
+                goal=goal,
+                reason=reason,
+                last_exit=last_exit,
+            ),
+            lambda event: self._tell(event, last_exit),
         )
 
     # Reads
@@ -326,6 +331,10 @@ class Ledger:
         """The bots of an earlier version, which did not say which of their settings are their own."""
         return await self._read(bots.without_overrides)
 
+    async def unchecked_bots(self) -> list[model.Bot]:
+        """The bots whose parameters could not be checked when they were made, and were not since."""
+        return await self._read(bots.unchecked)
+
     async def open_runs(self) -> list[model.Run]:
         """The runs whose end is not known, oldest first."""
         return await self._read(runs.still_open)
@@ -348,23 +357,23 @@ class Ledger:
 
     async def latest_endings(self, asked: Sequence[tuple[int, model.Cause | None]]) -> list[model.Ending]:
         """For each bot, be it forgotten, its latest run that ended by this cause."""
-        return await self._read(lambda db: [runs.latest_ending(db, *one) for one in asked])
+        return await self._read_durable(lambda db: [runs.latest_ending(db, *one) for one in asked])
 
     async def latest_event(self) -> int:
         """The number of the latest event, 0 if there is none."""
-        return await self._read(events.latest)
+        return await self._read_durable(events.latest)
 
     async def events_after(self, event_id: int, *, limit: int, bot_id: int | None = None) -> list[model.Entry]:
         """At most `limit` events with larger numbers, in their order; those of one bot, if one is named."""
-        return await self._read(lambda db: events.after(db, event_id, limit=limit, bot_id=bot_id))
+        return await self._read_durable(lambda db: events.after(db, event_id, limit=limit, bot_id=bot_id))
 
     async def events_numbered(self, event_ids: Collection[int]) -> list[model.Entry]:
         """The events with these numbers that are there, in their order."""
-        return await self._read(lambda db: events.numbered(db, event_ids))
+        return await self._read_durable(lambda db: events.numbered(db, event_ids))
 
     async def latest_events(self, bot_id: int | None = None) -> list[int]:
         """The numbers of the latest event of each bot that is not forgotten, or of this one; sorted."""
-        return await self._read(lambda db: events.latest_of_each(db, bot_id))
+        return await self._read_durable(lambda db: events.latest_of_each(db, bot_id))
 
     async def log_ends(self, bot_id: int, after: int) -> list[int]:
         """Where in the bot's log runs ended, behind an offset."""
@@ -388,7 +397,12 @@ class Ledger:
         return await self._read(lambda db: pruning.forgotten(db, bot_ids))
 
     async def _read(self, query: Callable[[SqliteDatabase], T]) -> T:
+        """Read what was queued before, too."""
         await self._writer.settled(READ_WAITS_S)
+        return await self._read_durable(query)
+
+    async def _read_durable(self, query: Callable[[SqliteDatabase], T]) -> T:
+        """Read without a wait for what is queued."""
         if self._closed:
             raise errors.LedgerUnavailable("the ledger is closed")
 

@@ -8,6 +8,7 @@ import os
 import pty
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ import httpx
 import psutil
 import pytest
 
+from supervisor import data_directory, handover
 from tests.faults.observe import (
     copies,
     end,
@@ -73,6 +75,17 @@ def has_the_lock(program: Program) -> bool:
     """Whether the supervisor that was launched has it. Who tries the lock to see that may take it from him."""
     lock = program.data_dir / "supervisor.lock"
     return lock.exists() and lock.read_text().startswith(f"{program.pid}\n")
+
+
+def has_begun(program: Program) -> bool:
+    """Whether the first instruction of the program that was launched is done. The interpreter's are not ours."""
+    return blocked(Path(f"/proc/{program.pid}")) >= handover.SIGNALS or has_the_lock(program)
+
+
+def blocked(task: Path) -> set[int]:
+    """The signals that a thread blocks, by its directory in /proc."""
+    mask = int(re.findall(r"SigBlk:\s*(\w+)", (task / "status").read_text())[0], 16)
+    return {signum for signum in signal.valid_signals() if mask >> (signum - 1) & 1}
 
 
 # ---- killed
@@ -408,9 +421,10 @@ def test_sighup_does_no_harm(program: Program) -> None:
 
 
 def test_signals_while_it_starts(make_program: Make) -> None:
-    """At any moment: it ends, soon, and leaves nothing that the next one could not find."""
+    """At any moment: it ends, soon and well, and leaves nothing that the next one could not find."""
     program = make_program(kinds=kinds("leaves"), flags=SOON)
     moments: list[Callable[[], object]] = [
+        lambda: True,
         lambda: has_the_lock(program),
         lambda: (program.data_dir / "run").exists(),
         lambda: list((program.data_dir / "run").glob("*.sock")),
@@ -418,14 +432,91 @@ def test_signals_while_it_starts(make_program: Make) -> None:
     ]
     for moment in moments:
         process = program.launch()
+        wait_for(lambda: has_begun(program), 10)
         wait_for(moment, 10)
         process.terminate()
-        code = process.wait(8)
-        # Before it can take a signal there is nothing to stop.
-        assert code in (0, -signal.SIGTERM)
+        assert process.wait(8) == 0
         assert program.processes(every=True) == []
     program.start()
     assert ready(program, program.start_bot())
+
+
+def until_it_serves(program: Program, *signums: int) -> None:
+    """Sends the signals all the time, until the supervisor that is being started or replaced serves."""
+    before = data_directory.said(program.data_dir)
+
+    def serves() -> bool:
+        for signum in signums:
+            os.kill(program.pid, signum)
+        assert program.running, f"it ended: {program.process and program.process.returncode}\n{program.log()[-3000:]}"
+        pid, since = data_directory.said(program.data_dir)
+        return pid == program.pid and since not in ("", before[1])
+
+    wait_for(serves, 60, "it serves")
+
+
+def test_no_signal_ends_one_that_starts(make_program: Make) -> None:
+    program = make_program(flags=SOON)
+    program.launch()
+    wait_for(lambda: has_begun(program))
+    until_it_serves(program, signal.SIGHUP, signal.SIGUSR2)
+    program.listens()
+    assert "got SIGHUP: reads the kinds again" in program.log()
+    # It may still be about to replace itself, as the last SIGUSR2 asks for.
+    wait_for(lambda: program.post("/start").status_code == 200)
+    ends_well(program, signal.SIGTERM)
+
+
+def test_no_signal_ends_one_that_is_replaced(make_program: Make) -> None:
+    program = make_program(flags=SOON).start()
+    bot_id = program.start_bot()
+    pid = ready(program, bot_id)
+    os.kill(program.pid, signal.SIGUSR2)
+    until_it_serves(program, signal.SIGHUP)
+    until_it_serves(program, signal.SIGUSR2, signal.SIGHUP)
+    program.listens()
+    assert program.bot(bot_id)["pid"] == pid
+    ends_well(program, signal.SIGTERM)
+
+
+def is_executed_anew(program: Program) -> bool:
+    """Whether the process has become the supervisor that was to take over."""
+    return b"LISTEN_FDS=" in Path(f"/proc/{program.pid}/environ").read_bytes()
+
+
+@pytest.mark.parametrize("moment", ["begun", "going", "executed", "serving"])
+def test_a_stop_amid_a_replacement_is_a_stop(make_program: Make, moment: str) -> None:
+    """By the supervisor that goes, or by the one that comes: with all bots, and a good exit code."""
+    program = make_program(flags=SOON).start()
+    ready(program, program.start_bot())
+    before = data_directory.said(program.data_dir)
+    moments: Mapping[str, Callable[[], object]] = {
+        "begun": lambda: True,
+        "going": lambda: data_directory.said(program.data_dir) != before,
+        "executed": lambda: is_executed_anew(program),
+        "serving": lambda: data_directory.said(program.data_dir)[1] not in ("", before[1]),
+    }
+    os.kill(program.pid, signal.SIGUSR2)
+    wait_for(moments[moment], 20, moment)
+    ends_well(program, signal.SIGTERM, limit_s=20)
+    assert [run["cause"] for run in program.ledger("SELECT cause FROM run")] == ["stopped"]
+
+
+def test_signals_until_the_very_end(make_program: Make) -> None:
+    """A second one changes nothing, also when there is nobody left to hear of it."""
+    program = make_program(flags=SOON).start()
+    ready(program, program.start_bot())
+    process = program.process
+    assert process is not None
+
+    def ended() -> bool:
+        for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2, signal.SIGINT):
+            process.send_signal(signum)
+        return process.poll() is not None
+
+    wait_for(ended, 8)
+    assert process.returncode == 0
+    assert program.processes(every=True) == []
 
 
 # ---- at a terminal
@@ -542,9 +633,9 @@ def test_signals_ignored_and_blocked_by_the_parent(make_program: Make) -> None:
         "os.execv(sys.argv[1], sys.argv[1:])"
     )
     program = make_program(kinds=kinds("exits", "leaves"), flags=SOON).start(wrapper=[sys.executable, "-c", everything])
-    # Blocked in one thread alone it would still be delivered to another.
-    masks = Path(f"/proc/{program.pid}/task").glob("*/status")
-    assert {re.findall(r"SigBlk:\s*0*(\d*)", mask.read_text())[0] for mask in masks} == {""}
+    masks = {int(task.name): blocked(task) for task in Path(f"/proc/{program.pid}/task").iterdir()}
+    assert masks.pop(program.pid) == set()
+    assert all(mask in (set(), handover.SIGNALS) for mask in masks.values())
     by_code, by_itself, stops, told = (
         program.start_bot(k, restart=NEVER) for k in ("leaves", "exits", "counter", "leaves")
     )
@@ -588,13 +679,32 @@ def test_a_stop_that_comes_before_there_are_handlers_is_one(make_program: Make) 
     assert "stopping all bots" in program.log()
 
 
-def test_a_lock_file_that_is_deleted_lets_no_second_supervisor_in(make_program: Make) -> None:
-    program = make_program(flags=SOON).start()
-    pid = ready(program, program.start_bot())
-    (program.data_dir / "supervisor.lock").unlink()
-    command = [sys.executable, "-m", "supervisor", "--data-dir", str(program.data_dir), "--port", "0"]
-    second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert second.returncode == 3
-    assert f"another supervisor works in {program.data_dir}" in second.stderr
-    assert psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+def test_the_directory_of_the_logs_is_gone(program: Program) -> None:
+    """/readyz says so; the next bot makes it again, and has its log there."""
+    ready(program, program.start_bot())
+    directory = program.data_dir / "logs"
+    shutil.rmtree(directory)
+    refused = program.get("/readyz")
+    assert refused.status_code == 503
+    assert f"logs: {directory} is missing" in refused.json()["detail"]
+    second = program.start_bot()
+    wait_for(lambda: program.get(f"/bots/{second}/logs").text.startswith("0\n"), what="it has a log")
     assert program.get("/readyz").status_code == 200
+
+
+def test_no_directory_for_the_logs(program: Program) -> None:
+    """No bot can be started; those that run are not touched, and all is well when the cause is gone."""
+    first = program.start_bot()
+    pid = ready(program, first)
+    directory = program.data_dir / "logs"
+    aside = directory.rename(program.directory / "aside")
+    directory.touch()
+    assert f"logs: {directory} is not a directory" in program.get("/readyz").json()["detail"]
+    second = program.start_bot()
+    assert "Not a directory" in program.wait_state(second, "failed")["reason"]
+    directory.unlink()
+    aside.rename(directory)
+    assert program.get("/readyz").status_code == 200
+    program.post(f"/bots/{second}/start")
+    assert ready(program, second)
+    assert program.bot(first)["pid"] == pid

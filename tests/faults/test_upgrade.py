@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from supervisor import data_directory
 from tests.faults.observe import copies, end, ends_well, is_alive, last_end, ready
 from tests.program import Program
 from tests.waiting import wait_for
@@ -103,7 +104,7 @@ def test_an_exit_meanwhile_is_known(make_program: Make) -> None:
     with concurrent.futures.ThreadPoolExecutor() as threads:
         restart = threads.submit(replaced, program)
         # From here on, until it has imported all that it is made of, nobody looks.
-        wait_for(lambda: program.lock_is_free(), 10)
+        wait_for(lambda: b"LISTEN_FDS=" in Path(f"/proc/{program.pid}/environ").read_bytes(), 10)
         supervisor.suspend()
         for pid in pids.values():
             os.kill(pid, signal.SIGUSR1)
@@ -240,6 +241,26 @@ def test_where_none_runs(tmp_path: Path, make_program: Make) -> None:
             assert program.terminate() == 0
 
 
+def test_the_lock_file_is_deleted(make_program: Make) -> None:
+    """The directory itself is locked too, and that cannot be deleted from under its holder."""
+    program = make_program(flags=SOON).start()
+    bot_id = program.start_bot()
+    pid, first = ready(program, bot_id), program.process
+    (program.data_dir / "supervisor.lock").unlink()
+    second = program.launch()
+    assert second.wait(20) == 3
+    assert f"another supervisor works in {program.data_dir}" in program.log()
+    program.process = first
+    done = program.replace()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "supervisor.lock is gone; send it SIGUSR2" in done.stderr
+    assert program.bot(bot_id)["pid"] == pid
+    os.kill(program.pid, signal.SIGUSR2)
+    wait_for(lambda: data_directory.said(program.data_dir)[1], 20, "the new one has made it again")
+    replaced(program)
+    assert program.bot(bot_id)["pid"] == pid
+
+
 def test_an_innocent_process_gets_no_signal(make_program: Make) -> None:
     """The lock names a pid that is somebody else's, and somebody else holds the lock."""
     program = make_program(flags=SOON).start()
@@ -253,29 +274,6 @@ def test_an_innocent_process_gets_no_signal(make_program: Make) -> None:
         assert innocent.poll() is None
         innocent.kill()
     assert program.get("/livez").status_code == 200
-
-
-def test_signals_amid_an_upgrade_end_nothing(make_program: Make) -> None:
-    """Hang-ups come all the time while the new program takes over: at any moment of it."""
-    program = make_program(flags=SOON).start()
-    pid = ready(program, program.start_bot())
-    over = threading.Event()
-
-    def hang_up() -> None:
-        while not over.is_set():
-            os.kill(program.pid, signal.SIGHUP)
-            over.wait(0.003)
-
-    with Pool() as threads:
-        hanging_up = threads.submit(hang_up)
-        try:
-            for _ in range(2):
-                replaced(program)
-        finally:
-            over.set()
-        hanging_up.result()
-    assert program.running
-    assert program.bot(1)["pid"] == pid
 
 
 def test_two_replacements_at_once(make_program: Make) -> None:

@@ -85,6 +85,15 @@ class Disk:
     def of_bot(self, bot_id: int) -> list[model.Run]:
         return [run for run in self.runs.values() if run.bot_id == bot_id]
 
+    def happened(
+        self, bot_id: int, at: int, run_id: int | None, state: model.State, goal: model.Goal, reason: str
+    ) -> model.Event:
+        """An event with the next number."""
+        number = self.events[-1].event_id + 1 if self.events else 1
+        event = model.Event(event_id=number, at=at, bot_id=bot_id, run_id=run_id, state=state, goal=goal, reason=reason)
+        self.events.append(event)
+        return event
+
     def take_start(self, budget: model.Budget) -> None:
         now, per_us = model.now_us(), round(budget.per_s * 1e6)
         counted = sorted((at for key, at in self.starts if key == budget.key and at > now - per_us), reverse=True)
@@ -131,7 +140,6 @@ class MemoryLedger(Ledger):
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
         self._loop = asyncio.get_running_loop()
-        self._numbers = itertools.count(disk.events[-1].event_id + 1 if disk.events else 1)
         self._ops: deque[_Op] = deque()
         self._answering: deque[deque[_Op]] = deque()
         self._commit_due: asyncio.TimerHandle | None = None
@@ -245,7 +253,6 @@ class MemoryLedger(Ledger):
         idempotency: model.Idempotency | None = None,
         budget: model.Budget | None = None,
     ) -> tuple[list[tuple[model.Bot, int | None]], bool]:
-        event_ids = [next(self._numbers) for _ in range(count)]
         told: list[model.Event] = []
 
         def write(disk: Disk) -> tuple[list[tuple[model.Bot, int | None]], bool]:
@@ -254,14 +261,13 @@ class MemoryLedger(Ledger):
             if new.name is not None and (count > 1 or any(bot.name == new.name for bot in disk.bots())):
                 raise errors.NameTaken(f"another bot has the name {new.name!r}")
             made: list[tuple[model.Bot, int | None]] = []
-            for event_id in event_ids:
+            for _ in range(count):
                 bot = _new_bot(next(disk.bot_ids), new)
                 disk.rows[bot.bot_id] = _Row(bot, idempotency)
                 run_id = None
                 if started_at is not None and _may_start(disk, budget):
                     run_id = disk.open_run(bot.bot_id, bot.kind, bot.params, started_at)
-                    told.append(_event(event_id, started_at, bot, run_id, bot.goal, bot.reason))
-                    disk.events.append(told[-1])
+                    told.append(disk.happened(bot.bot_id, started_at, run_id, bot.state, bot.goal, bot.reason))
                 made.append((bot, run_id))
             return made, True
 
@@ -290,14 +296,13 @@ class MemoryLedger(Ledger):
         return await self._submit(write, is_fact=False)
 
     async def _forget(self, bot_ids: Sequence[int], reason: str, *, free_keys: bool) -> None:
-        event_ids, at = [next(self._numbers) for _ in bot_ids], model.now_us()
+        at = model.now_us()
 
         def write(disk: Disk) -> list[model.Event]:
             told = []
-            for event_id, bot_id in zip(event_ids, bot_ids, strict=True):
+            for bot_id in bot_ids:
                 if (bot := disk.bot(bot_id)) is not None:
-                    told.append(_event(event_id, at, bot, None, model.Goal.DOWN, reason))
-                    disk.events.append(told[-1])
+                    told.append(disk.happened(bot_id, at, None, bot.state, model.Goal.DOWN, reason))
                     row = disk.rows[bot_id]
                     row.bot = dataclasses.replace(bot, goal=model.Goal.DOWN, reason=reason)
                     row.forgotten = True
@@ -379,24 +384,16 @@ class MemoryLedger(Ledger):
         reason: str,
         at: int,
         last_exit: model.LastExit | None = None,
-    ) -> tuple[model.Event, asyncio.Future[None]]:
-        event = model.Event(
-            event_id=next(self._numbers),
-            at=at,
-            bot_id=bot_id,
-            run_id=run_id,
-            state=state,
-            goal=goal,
-            reason=reason,
-        )
+    ) -> asyncio.Future[None]:
+        told: list[model.Event] = []
 
         def write(disk: Disk) -> None:
-            disk.events.append(event)
             disk.change(bot_id, state=state, goal=goal, reason=reason)
             if last_exit is not None:
                 disk.change(bot_id, last_exit=last_exit)
+            told.append(disk.happened(bot_id, at, run_id, state, goal, reason))
 
-        return event, self._fact(write, lambda _: self._tell(event, last_exit))
+        return self._fact(write, lambda _: self._tell(told[-1], last_exit))
 
     # ---- reads
 
@@ -407,6 +404,9 @@ class MemoryLedger(Ledger):
         return []
 
     async def bots_without_overrides(self) -> list[model.Bot]:
+        return []
+
+    async def unchecked_bots(self) -> list[model.Bot]:
         return []
 
     async def bots_of_key(self, idempotency: model.Idempotency) -> list[model.Bot]:
@@ -504,12 +504,6 @@ def _new_bot(bot_id: int, new: model.NewBot) -> model.Bot:
         reason=reasons.START,
         restarts=0,
         created_at=model.now_us(),
-    )
-
-
-def _event(event_id: int, at: int, bot: model.Bot, run_id: int | None, goal: model.Goal, reason: str) -> model.Event:
-    return model.Event(
-        event_id=event_id, at=at, bot_id=bot.bot_id, run_id=run_id, state=bot.state, goal=goal, reason=reason
     )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,7 +37,7 @@ async def write(ledger: Ledger, *moments: int) -> None:
     """An event at each of these."""
     bot, _ = await create_bot(ledger, model.NewBot(kind="counter", params={}))
     for at in moments:
-        await ledger.record(bot.bot_id, None, State.RUNNING, Goal.UP, "ready", at)[1]
+        await ledger.record(bot.bot_id, None, State.RUNNING, Goal.UP, "ready", at)
 
 
 @contextlib.asynccontextmanager
@@ -78,6 +80,30 @@ async def test_what_is_written_while_a_page_is_told_comes_next(ledger: Ledger) -
         assert await anext(told) == 1
         await write(ledger, 3, 4)
         assert [await anext(told) for _ in range(3)] == [2, 3, 4]
+
+
+async def test_what_a_supervisor_could_not_write_leaves_no_gap_and_takes_no_number(tmp_path: Path) -> None:
+    """Numbers are given where events are written: one that a follower was told is never another event's."""
+    path = tmp_path / "ledger.db"
+    ledger = await Ledger.open(path)
+    await write(ledger, 1, 2)
+    async with contextlib.aclosing(feed.entries(ledger, since=0)) as entries:
+        before = [await anext(entries) for _ in range(2)]
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        lost = [ledger.record(1, None, State.RUNNING, Goal.UP, "lost", at) for at in (3, 4)]
+        # As kill -9 would have it.
+        await ledger.close(0)
+        await asyncio.gather(*lost)
+    ledger = await Ledger.open(path)
+    await ledger.record(1, None, State.RUNNING, Goal.UP, "ready", 5)
+    last = before[-1]
+    assert last is not None
+    async with contextlib.aclosing(feed.entries(ledger, since=last.event.event_id)) as entries:
+        entry = await anext(entries)
+    await ledger.close()
+    assert entry is not None
+    assert (entry.event.event_id, entry.event.at) == (last.event.event_id + 1, 5)
 
 
 async def test_behind_a_full_page_comes_another(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,7 +154,7 @@ async def test_times_before_the_kind_had_a_schedule_were_not_missed(world: World
     run_id = await ledger.open_run(bot.bot_id, kind="any", params={}, started_at=now_us(), restarts=0)
     exit_ = Exit(exit_code=0, signal=None, ended_at=now_us(), cpu_seconds=None, max_rss_bytes=None)
     await ledger.close_run(run_id, exit=exit_, cause=Cause.EXITED, detail="")
-    await ledger.record(bot.bot_id, None, State.BACKOFF, Goal.UP, "", now_us())[1]
+    await ledger.record(bot.bot_id, None, State.BACKOFF, Goal.UP, "", now_us())
     daily = settings.Schedule(cron="0 0 1 1 *", missed=Missed.RUN)
     await read(world, settings.Kind(target="a:b", schedule=daily))
     await world.fleet.boot()
@@ -171,7 +171,7 @@ async def test_what_differs_from_the_kind_is_taken_for_the_bots_own(world: World
     own = {"restart": {"max_restarts": 1}, "grace_s": 0.5}
     as_kind, different = [(await create_bot(ledger, under(OLD, given)))[0].bot_id for given in ({}, own)]
     settled, _ = await create_bot(ledger, under(OLD, own))
-    await ledger.record(settled.bot_id, None, State.STOPPED, Goal.DOWN, "", 1)[1]
+    await ledger.record(settled.bot_id, None, State.STOPPED, Goal.DOWN, "", 1)
     execute(tmp_path, "UPDATE bot SET overrides = NULL")
     await world.fleet.boot()
     await eventually(lambda: shown(world, different), lambda bot: bot.state is State.RUNNING)

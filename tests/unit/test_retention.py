@@ -73,7 +73,7 @@ async def a_bot(ledger: Ledger, *days_ago: float, state: State = State.STOPPED, 
         ended = model.Exit(exit_code=0, signal=None, ended_at=at + 1, cpu_seconds=None, max_rss_bytes=None)
         ledger.close_run(run_id, exit=ended, cause=Cause.EXITED, detail="")
         final = state if is_last else State.BACKOFF
-        await ledger.record(bot.bot_id, None, final, Goal.UP, "", at + 1)[1]
+        await ledger.record(bot.bot_id, None, final, Goal.UP, "", at + 1)
     return bot.bot_id
 
 
@@ -141,14 +141,14 @@ async def test_open_runs_are_not_touched(ledger: Ledger, path: Path, tmp_path: P
 async def test_numbers_only_grow(path: Path, tmp_path: Path) -> None:
     ledger = await Ledger.open(path)
     bot_id = await a_bot(ledger, 9, 9)
-    latest, _ = ledger.record(bot_id, None, State.STOPPED, Goal.DOWN, "", 1)
+    await ledger.record(bot_id, None, State.STOPPED, Goal.DOWN, "", 1)
+    latest = await ledger.latest_event()
     [*_, last_run] = await runs_of(ledger, bot_id)
     assert await prune(ledger, tmp_path, days=1) == 2
     await ledger.close()
     ledger = await Ledger.open(path)
-    event, written = ledger.record(bot_id, None, State.STARTING, Goal.UP, "", 1)
-    await written
-    assert event.event_id == latest.event_id + 1
+    await ledger.record(bot_id, None, State.STARTING, Goal.UP, "", 1)
+    assert await ledger.latest_event() == latest + 1
     run_id = await ledger.open_run(bot_id, kind="counter", params={}, started_at=1, restarts=0)
     assert run_id == last_run + 1
     await ledger.close()

@@ -80,7 +80,7 @@ async def test_a_bot_comes_back_as_it_was_made(ledger: Ledger) -> None:
 async def test_any_text_survives(ledger: Ledger) -> None:
     odd = "\ud800 \x00 ü \U0001f916"
     bot, run_id = await bot_and_run(ledger, bot_like(params={odd: odd}, labels={odd: odd}))
-    await ledger.record(bot.bot_id, run_id, State.FAILED, Goal.UP, odd, 1)[1]
+    await ledger.record(bot.bot_id, run_id, State.FAILED, Goal.UP, odd, 1)
     await ledger.close_run(
         run_id,
         exit=model.Exit(exit_code=1, signal=None, ended_at=1, cpu_seconds=None, max_rss_bytes=None, last_lines=(odd,)),
@@ -194,8 +194,8 @@ async def test_ids_are_never_used_again(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     ledger = await Ledger.open(path)
     bot, run_id = await bot_and_run(ledger)
-    event, written = ledger.record(bot.bot_id, run_id, State.RUNNING, Goal.UP, "ready", 1)
-    await written
+    await ledger.record(bot.bot_id, run_id, State.RUNNING, Goal.UP, "ready", 1)
+    latest = await ledger.latest_event()
     await ledger.close()
     with sqlite3.connect(path) as db:
         # As somebody who tidies up by hand might.
@@ -204,11 +204,29 @@ async def test_ids_are_never_used_again(tmp_path: Path) -> None:
     ledger = await Ledger.open(path)
     again, run_again = await bot_and_run(ledger)
     assert (again.bot_id, run_again) == (bot.bot_id + 1, run_id + 1)
-    event_again, written = ledger.record(again.bot_id, run_again, State.RUNNING, Goal.UP, "ready", 1)
-    await written
+    await ledger.record(again.bot_id, run_again, State.RUNNING, Goal.UP, "ready", 1)
     # Between the two is the event that came with the second bot.
-    assert event_again.event_id == event.event_id + 2
+    assert await ledger.latest_event() == latest + 2
     await ledger.close()
+
+
+@EACH_LEDGER
+async def test_events_have_no_gaps_in_their_numbers(ledger: Ledger) -> None:
+    """Not by commands that failed, or made nothing."""
+    told: list[int] = []
+    ledger.watch(lambda event, _: told.append(event.event_id))
+    bot, run_id, _ = await create_bot_and_run(
+        ledger, bot_like(name="web"), started_at=1, idempotency=model.Idempotency(key="k")
+    )
+    with pytest.raises(errors.NameTaken):
+        await create_bot_and_run(ledger, bot_like(name="web"), started_at=1)
+    await create_bot_and_run(ledger, NEW, started_at=1, idempotency=model.Idempotency(key="k"))
+    budget = model.Budget(key="b", starts=1, per_s=60)
+    await ledger.create_bots(NEW, 3, started_at=1, budget=budget)
+    await ledger.undo_bots([99])
+    await ledger.record(bot.bot_id, run_id, State.RUNNING, Goal.UP, "ready", 1)
+    assert told == [1, 2, 3]
+    assert await ledger.latest_event() == 3
 
 
 @EACH_LEDGER
@@ -246,9 +264,11 @@ async def test_a_closed_run_stays_as_it_is_but_for_a_higher_sweep(ledger: Ledger
 async def test_an_event_moves_the_bot(ledger: Ledger) -> None:
     bot, run_id = await bot_and_run(ledger)
     last_exit = model.LastExit(exit_code=None, signal="SIGSEGV", cause=Cause.KILLED, at=5)
-    event, written = ledger.record(bot.bot_id, run_id, State.BACKOFF, Goal.UP, "was killed", 7, last_exit)
-    later, written_later = ledger.record(bot.bot_id, None, State.STOPPED, Goal.DOWN, "asked to stop", 8)
-    await asyncio.gather(written, written_later)
+    told: list[model.Event] = []
+    ledger.watch(lambda event, _: told.append(event))
+    ledger.record(bot.bot_id, run_id, State.BACKOFF, Goal.UP, "was killed", 7, last_exit)
+    await ledger.record(bot.bot_id, None, State.STOPPED, Goal.DOWN, "asked to stop", 8)
+    event, later = told
     assert event == model.Event(
         event_id=2, at=7, bot_id=bot.bot_id, run_id=run_id, state=State.BACKOFF, goal=Goal.UP, reason="was killed"
     )
@@ -270,7 +290,7 @@ async def test_what_is_left_to_settle(ledger: Ledger) -> None:
         ledger.record(bot.bot_id, None, state, goal, "", 1)
         if goal is Goal.UP or state in model.ACTIVE:
             expected.append(bot.bot_id)
-    await ledger.record(bots[0].bot_id, None, State.STARTING, Goal.UP, "", 1)[1]
+    await ledger.record(bots[0].bot_id, None, State.STARTING, Goal.UP, "", 1)
     assert [bot.bot_id for bot in await ledger.bots_to_settle()] == expected
 
 
@@ -280,7 +300,7 @@ async def test_bots_are_filtered_and_paged(ledger: Ledger) -> None:
     bots = await create_bots(ledger, [bot_like(labels=labels[n % 3], name=f"n{n}") for n in range(9)])
     ids = [bot.bot_id for bot in bots]
     await create_bot(ledger, bot_like(kind="trader"))
-    await ledger.record(ids[4], None, State.FAILED, Goal.UP, "", 1)[1]
+    await ledger.record(ids[4], None, State.FAILED, Goal.UP, "", 1)
 
     async def found(exclude: list[int] | None = None, **query: object) -> list[int]:
         page = await ledger.bots(model.BotQuery(**query), exclude=exclude or [])  # type: ignore[arg-type]
@@ -377,7 +397,7 @@ async def test_after_close_nothing_is_left_and_nothing_is_taken(tmp_path: Path) 
     threads = set(threading.enumerate())
     ledger = await Ledger.open(tmp_path / "ledger.db")
     bot, _ = await create_bot(ledger, NEW)
-    unawaited = [ledger.record(bot.bot_id, None, State.RUNNING, Goal.UP, str(n), 1)[1] for n in range(1000)]
+    unawaited = [ledger.record(bot.bot_id, None, State.RUNNING, Goal.UP, str(n), 1) for n in range(1000)]
     await ledger.close()
     assert set(threading.enumerate()) == threads
     assert all(written.done() for written in unawaited)
@@ -421,12 +441,11 @@ async def test_a_watcher_is_told_of_each_event_once_it_is_durable(ledger: Ledger
     second = asyncio.create_task(bot_and_run(ledger))
     await asyncio.sleep(0)
     second.cancel()
-    _, written = ledger.record(bot.bot_id, run_id, State.STOPPING, Goal.DOWN, "asked to stop", 3)
-    await written
+    await ledger.record(bot.bot_id, run_id, State.STOPPING, Goal.DOWN, "asked to stop", 3)
     states = [State.STARTING, State.RUNNING, State.STARTING, State.STOPPING]
     assert told == [(number, state, True) for number, state in enumerate(states, start=1)]
     leave()
-    await ledger.record(bot.bot_id, run_id, State.STOPPED, Goal.DOWN, "stopped", 4)[1]
+    await ledger.record(bot.bot_id, run_id, State.STOPPED, Goal.DOWN, "stopped", 4)
     assert len(told) == 4
 
 
@@ -445,15 +464,23 @@ async def test_the_latest_end_of_a_cause(ledger: Ledger) -> None:
 async def test_events_with_larger_numbers(ledger: Ledger) -> None:
     bot, run_id = await bot_and_run(ledger, bot_like(name="btc"))
     for state in (State.RUNNING, State.STOPPING, State.STOPPED):
-        event, written = ledger.record(bot.bot_id, run_id, state, Goal.DOWN, "so it goes", 1)
-        await written
-    assert await ledger.latest_event() == event.event_id
-    found = await ledger.events_after(event.event_id - 3, limit=2)
+        await ledger.record(bot.bot_id, run_id, state, Goal.DOWN, "so it goes", 1)
+    latest = await ledger.latest_event()
+    found = await ledger.events_after(latest - 3, limit=2)
     assert [(entry.event.event_id, entry.event.state) for entry in found] == [
-        (event.event_id - 2, State.RUNNING),
-        (event.event_id - 1, State.STOPPING),
+        (latest - 2, State.RUNNING),
+        (latest - 1, State.STOPPING),
     ]
-    assert await ledger.events_after(event.event_id - 1, limit=2) == [
+    event = model.Event(
+        event_id=latest,
+        at=1,
+        bot_id=bot.bot_id,
+        run_id=run_id,
+        state=State.STOPPED,
+        goal=Goal.DOWN,
+        reason="so it goes",
+    )
+    assert await ledger.events_after(latest - 1, limit=2) == [
         model.Entry(event=event, kind="counter", name="btc", deleted=False)
     ]
 

@@ -28,14 +28,16 @@ WRITER = textwrap.dedent(
         while True:
             [(bot, run_id)], _ = await ledger.create_bots(new, started_at=1)
             os.write(1, f"run {run_id}\\n".encode())
-            event, written = ledger.record(bot.bot_id, run_id, model.State.EXITED, model.Goal.UP, "done", 1)
+            ledger.record(bot.bot_id, run_id, model.State.EXITED, model.Goal.UP, "done", 1)
             exit_ = model.Exit(exit_code=0, signal=None, ended_at=1, cpu_seconds=None, max_rss_bytes=None)
             await ledger.close_run(run_id, exit=exit_, cause=model.Cause.EXITED, detail="")
-            await written
-            os.write(1, f"event {event.event_id}\\n".encode())
+
+    def tell(event, _):
+        os.write(1, f"event {event.event_id} {event.bot_id} {event.state}\\n".encode())
 
     async def main():
         ledger = await Ledger.open(pathlib.Path(sys.argv[1]))
+        ledger.watch(tell)
         await asyncio.gather(*(write(ledger) for _ in range(20)))
 
     asyncio.run(main())
@@ -65,11 +67,16 @@ def _written_before_death(path: Path, after_lines: int) -> list[list[str]]:
 
 def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
-    acknowledged: dict[str, set[int]] = {"run": set(), "event": set()}
+    runs: set[int] = set()
+    told: list[tuple[int, int, str]] = []
     for _ in range(10):
-        for what, number in _written_before_death(path, after_lines=random.randint(1, 400)):
-            assert int(number) not in acknowledged[what], "a number was given twice"
-            acknowledged[what].add(int(number))
+        for what, number, *event in _written_before_death(path, after_lines=random.randint(1, 400)):
+            if what == "run":
+                assert int(number) not in runs, "a number was given twice"
+                runs.add(int(number))
+            else:
+                told.append((int(number), int(event[0]), event[1]))
+        assert told == sorted(told), "what a follower was told comes again, or late"
 
         async def check() -> None:
             ledger = await Ledger.open(path)
@@ -78,8 +85,10 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
 
         asyncio.run(check())
         with contextlib.closing(sqlite3.connect(path)) as db:
-            assert acknowledged["run"] <= {run_id for (run_id,) in db.execute("SELECT run_id FROM run")}
-            assert acknowledged["event"] <= {event_id for (event_id,) in db.execute("SELECT event_id FROM event")}
+            assert runs <= {run_id for (run_id,) in db.execute("SELECT run_id FROM run")}
+            written = db.execute("SELECT event_id, bot_id, state FROM event ORDER BY event_id").fetchall()
+            assert set(told) <= set(written)
+            assert [event_id for event_id, *_ in written] == list(range(1, len(written) + 1)), "there are gaps"
             # A bot was never written without its first run, nor an event without its bot's state.
             first_runs = "SELECT count(*) FROM run JOIN bot USING (bot_id) WHERE bot.state = 'exited'"
             ends = "SELECT count(*) FROM event WHERE state = 'exited'"

@@ -259,9 +259,8 @@ def test_a_ledger_from_before_kinds_had_limits(tmp_path: Path, steps: Path) -> N
         assert (run.cause, run.exit_code, run.last_lines) == (Cause.CRASHED, 3, ("12",))
         assert (run.raised, run.fingerprint) == (None, None)
         assert (await ledger.crashes(model.CrashQuery())).items == []
-        event, written = ledger.record(1, 1, State.STARTING, model.Goal.UP, "", 3)
-        await written
-        assert event.event_id == 8
+        await ledger.record(1, 1, State.STARTING, model.Goal.UP, "", 3)
+        assert await ledger.latest_event() == 8
         budget = model.Budget(key="k", starts=1, per_s=1)
         bot, run_id, created = await create_bot_and_run(ledger, NEW, started_at=4, budget=budget)
         assert (bot.bot_id, run_id, created) == (2, 2, True)

@@ -142,11 +142,33 @@ async def test_facts_that_nobody_waits_for_are_one_transaction(path: Path, monke
         facts = [ledger.set_ready(run_id, 2)]
         # Time for the thread that writes.
         await asyncio.to_thread(lambda: None)
-        facts += [ledger.record(bot.bot_id, run_id, State.RUNNING, Goal.UP, "it runs", 2)[1]]
+        facts += [ledger.record(bot.bot_id, run_id, State.RUNNING, Goal.UP, "it runs", 2)]
         assert not commits
         await begin()
         await asyncio.gather(*facts)
         assert len(commits) == 1
+
+
+async def test_reads_of_followers_hurry_no_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits: list[float] = []
+    ledger = await Ledger.open(path, on_commit=commits.append)
+    bot, run_id = await bot_and_run(ledger)
+    latest = await ledger.latest_event()
+    monkeypatch.setattr(store_writer, "FACT_WAITS_S", 60)
+    commits.clear()
+    fact = ledger.record(bot.bot_id, run_id, State.RUNNING, Goal.UP, "it runs", 2)
+    assert await ledger.latest_event() == latest
+    assert await ledger.latest_events() == [latest]
+    assert await ledger.events_after(latest, limit=9) == []
+    assert [entry.event.event_id for entry in await ledger.events_numbered([latest, latest + 1])] == [latest]
+    [ending] = await ledger.latest_endings([(bot.bot_id, None)])
+    assert ending.run_id is None
+    assert not commits
+    ledger.hurry()
+    await fact
+    assert [entry.event.event_id for entry in await ledger.events_after(latest, limit=9)] == [latest + 1]
+    assert len(commits) == 1
+    await ledger.close()
 
 
 async def test_a_fact_is_soon_written_by_itself(ledger: Ledger) -> None:
@@ -163,7 +185,7 @@ async def test_what_was_recorded_is_read(ledger: Ledger, other: sqlite3.Connecti
             assert await state(ledger, bot) is new
     # But nobody waits long for a disk.
     other.execute("BEGIN IMMEDIATE")
-    fact = ledger.record(bot.bot_id, run_id, State.STOPPED, Goal.UP, "", 2)[1]
+    fact = ledger.record(bot.bot_id, run_id, State.STOPPED, Goal.UP, "", 2)
     assert await state(ledger, bot) is State.STOPPING
     assert not fact.done()
     other.execute("ROLLBACK")
@@ -222,8 +244,8 @@ async def test_a_caller_that_gave_up_disturbs_nobody(writer: Writer, other: sqli
 
 async def test_a_fact_about_nobody_is_dropped(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
     bot, _ = await bot_and_run(ledger)
-    await ledger.record(99, None, State.RUNNING, Goal.UP, "who?", 1)[1]
-    await ledger.record(bot.bot_id, None, State.RUNNING, Goal.UP, "ready", 1)[1]
+    await ledger.record(99, None, State.RUNNING, Goal.UP, "who?", 1)
+    await ledger.record(bot.bot_id, None, State.RUNNING, Goal.UP, "ready", 1)
     assert await state(ledger, bot) is State.RUNNING
     assert "FOREIGN KEY constraint failed" in caplog.text
 
@@ -257,14 +279,14 @@ async def test_facts_outlive_a_long_lock_and_commands_do_not(
     exit_ = model.Exit(exit_code=3, signal=None, ended_at=5, cpu_seconds=None, max_rss_bytes=None)
     facts = [
         ledger.close_run(run_id, exit=exit_, cause=Cause.CRASHED, detail=""),
-        *(ledger.record(bot.bot_id, run_id, State.BACKOFF, Goal.UP, f"no. {n}", 1)[1] for n in range(3)),
+        *(ledger.record(bot.bot_id, run_id, State.BACKOFF, Goal.UP, f"no. {n}", 1) for n in range(3)),
     ]
     with pytest.raises(errors.LedgerUnavailable, match="database is locked") as refused:
         await create_bot(ledger, NEW)
     assert refused.value.retry_after_s == 1
     assert ledger.outage == "database is locked (SQLITE_BUSY)"
     # More facts, while it is known that they must wait; and reads go on.
-    facts.append(ledger.record(bot.bot_id, run_id, State.STARTING, Goal.UP, "no. 3", 1)[1])
+    facts.append(ledger.record(bot.bot_id, run_id, State.STARTING, Goal.UP, "no. 3", 1))
     with pytest.raises(errors.LedgerUnavailable, match="SQLITE_BUSY"):
         await ledger.open_run(bot.bot_id, kind="counter", params={}, started_at=1, restarts=1)
     assert not any(fact.done() for fact in facts)
@@ -330,7 +352,7 @@ async def test_close_does_not_wait_for_ever(
     ledger = await Ledger.open(path)
     bot, _ = await create_bot(ledger, NEW)
     other.execute("BEGIN IMMEDIATE")
-    fact = ledger.record(bot.bot_id, None, State.FAILED, Goal.UP, "lost", 1)[1]
+    fact = ledger.record(bot.bot_id, None, State.FAILED, Goal.UP, "lost", 1)
     began = time.monotonic()
     await ledger.close(timeout_s=0.5)
     assert time.monotonic() - began < 10
@@ -354,7 +376,7 @@ async def test_close_writes_what_waits_when_the_lock_goes(path: Path, other: sql
     ledger = await Ledger.open(path, busy_timeout_s=BUSY_TIMEOUT_S)
     bot, _ = await create_bot(ledger, NEW)
     other.execute("BEGIN IMMEDIATE")
-    fact = ledger.record(bot.bot_id, None, State.FAILED, Goal.UP, "kept", 1)[1]
+    fact = ledger.record(bot.bot_id, None, State.FAILED, Goal.UP, "kept", 1)
     await until(lambda: ledger.outage)
     closing = asyncio.ensure_future(ledger.close(timeout_s=10))
     assert await asyncio.wait([closing], timeout=0.3) == (set(), {closing})
@@ -401,7 +423,7 @@ async def test_a_file_that_cannot_grow(ledger: Ledger, path: Path, small_files: 
     # It is tried again, with nothing to write, and found to be as before.
     await asyncio.sleep(0.5)
     assert ledger.outage
-    fact = ledger.record(bot.bot_id, run_id, State.RUNNING, Goal.UP, "ready", 1)[1]
+    fact = ledger.record(bot.bot_id, run_id, State.RUNNING, Goal.UP, "ready", 1)
     with pytest.raises(errors.LedgerUnavailable, match=r"SQLITE_IOERR_WRITE|SQLITE_FULL"):
         await create_bot(ledger, NEW)
     assert not fact.done()
@@ -434,7 +456,7 @@ async def test_a_full_disk(small_disk: Path) -> None:
             out.write(bytes(4096))
     with pytest.raises(errors.LedgerUnavailable, match="SQLITE_FULL"):
         await ledger.create_bots(NEW, 100, started_at=None)
-    fact = ledger.record(bot.bot_id, run_id, State.RUNNING, Goal.UP, "ready", 1)[1]
+    fact = ledger.record(bot.bot_id, run_id, State.RUNNING, Goal.UP, "ready", 1)
     with pytest.raises(errors.LedgerUnavailable, match="SQLITE_FULL"):
         await ledger.create_bots(NEW, 100, started_at=None)
     assert await state(ledger, bot) is State.STARTING
@@ -453,7 +475,7 @@ async def test_a_command_too_big_for_the_disk_does_not_hold_up_facts(small_disk:
     big = model.NewBot(kind="counter", params={"text": "x" * 2**21})
     refused = [asyncio.ensure_future(create_bot(ledger, big)) for _ in range(3)]
     await asyncio.sleep(0)
-    fact = ledger.record(bot.bot_id, run_id, State.RUNNING, Goal.UP, "ready", 1)[1]
+    fact = ledger.record(bot.bot_id, run_id, State.RUNNING, Goal.UP, "ready", 1)
     await asyncio.wait_for(fact, 5)
     outcomes = await asyncio.gather(*refused, return_exceptions=True)
     assert {str(outcome) for outcome in outcomes} == {
@@ -502,7 +524,7 @@ async def test_a_ledger_that_is_not_at_its_path_takes_nothing(ledger: Ledger, tm
     what = {"moved": "was moved or deleted", "replaced": "was replaced by another file"}[how]
     assert ledger.outage
     assert f"{path} {what}" in ledger.outage
-    _, fact = ledger.record(bot.bot_id, None, State.RUNNING, Goal.UP, "it is up", 1)
+    fact = ledger.record(bot.bot_id, None, State.RUNNING, Goal.UP, "it is up", 1)
     assert f"{path} {what}" in await refused(ledger)
     assert not fact.done()
     assert await ledger.bot(bot.bot_id), "what is there can be read"
@@ -526,3 +548,22 @@ async def test_a_lost_write_ahead_log_loses_nothing(ledger: Ledger, tmp_path: Pa
     ]
     with contextlib.closing(sqlite3.connect(tmp_path / "ledger.db")) as another:
         assert another.execute("SELECT count(*) FROM bot").fetchone() == (2,)
+
+
+async def test_a_lost_log_is_not_left_while_it_is_read(ledger: Ledger, other: sqlite3.Connection, path: Path) -> None:
+    """What somebody reads of it cannot be brought into the ledger yet, and a new log does not go with it."""
+    await create_bot(ledger, NEW)
+    other.execute("BEGIN")
+    other.execute("SELECT * FROM bot").fetchall()
+    await create_bot(ledger, NEW)
+    Path(f"{path}-wal").unlink()
+    for _ in range(3):
+        assert "ledger.db-wal" in await refused(ledger)
+    other.execute("ROLLBACK")
+    await written_again(ledger)
+    await create_bot(ledger, NEW)
+    killed = path.parent / "killed.db"
+    for suffix in ("", "-wal"):
+        shutil.copy(f"{path}{suffix}", f"{killed}{suffix}")
+    with contextlib.closing(sqlite3.connect(killed)) as found:
+        assert found.execute("SELECT count(*) FROM bot").fetchone() == (3,)
