@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,16 +20,8 @@ from supervisor import __version__, handover
 from supervisor.core import errors
 from supervisor.core.defaults import DATA_DIR, PREFIX
 
-app = typer.Typer(
-    name="bot-supervisor",
-    help="Run a fleet of Python bots, one process each, and keep a ledger of every run. Without a command: serve.",
-    epilog=f"Each option can also be set as {PREFIX}<NAME> in the environment, or in the TOML file. Tokens have no"
-    f" option: use --token-file, or {PREFIX}ADMIN_TOKEN and {PREFIX}READ_TOKEN.",
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code of a command that Ctrl-C ended, as a shell has it."""
 
 DataDir = Annotated[
     Path,
@@ -49,7 +42,7 @@ def _absolute(path: Path) -> Path:
 
 
 def check(data_dir: DataDir = DATA_DIR) -> int:
-    """Look at a data directory, and say in a line each what is well and what is wrong.
+    """Look at a data directory, and say what is well and what is wrong.
 
     It changes nothing, and exits with 0 if all is well, else with 1. While a supervisor runs it looks at the ledger
     alone.
@@ -64,7 +57,7 @@ def notify(
         str | None, typer.Option(help=f"TOML file of the supervisor; {PREFIX}CONFIG sets it, too", show_default=False)
     ] = None,
 ) -> int:
-    """Send a test notice to each webhook of the settings, and say what each answered.
+    """Send a test notice to each webhook, and say what it answered.
 
     Exits with 1 if one did not take it.
     """
@@ -74,7 +67,10 @@ def notify(
 
 
 def restart(data_dir: DataDir = DATA_DIR) -> int:
-    """Replace the running supervisor by what is installed now. No bot is touched."""
+    """Replace the running supervisor by what is installed now.
+
+    No bot is touched, and no client is refused.
+    """
     from supervisor.cli import restart
 
     return restart.restart(_absolute(data_dir))
@@ -86,7 +82,10 @@ def token(
     ),
     show: Annotated[bool, typer.Option("--show", help="print the tokens, too")] = False,
 ) -> int:
-    """Make a file of mode 0600 with two new tokens: admin may do everything, read may only look."""
+    """Make a file of mode 0600 with two new tokens.
+
+    With the token of admin a client may do everything, with that of read it may only look.
+    """
     from supervisor.cli import tokens
 
     return tokens.token(_absolute(file), show=show)
@@ -97,10 +96,17 @@ def serve(context: typer.Context, version: bool, **given: Any) -> int | None:
     if version:
         print(f"bot-supervisor {__version__}")
         return 0
-    flags = {name: value for name, value in given.items() if value is not None}
+    # As in the environment, what is empty is not set: --uds "$SOCKET".
+    flags = {name: ",".join(value) if isinstance(value, list) else value for name, value in given.items()}
+    flags = {name: value for name, value in flags.items() if value not in (None, "")}
     if context.invoked_subcommand is not None:
         if flags:
-            raise typer.BadParameter(f"options of {context.invoked_subcommand} stand behind it", ctx=context)
+            command, flag = context.invoked_subcommand, next(iter(flags)).replace("_", "-")
+            raise errors.SettingsRefused(
+                f"cannot run {command} with --{flag} in front of it: what stands there is for the supervisor itself;"
+                f" see bot-supervisor {command} --help"
+            )
+        _command()
         return None
     from supervisor.cli import serve
 
@@ -120,6 +126,9 @@ def _option(name: str, field: Any) -> inspect.Parameter:
         return _keyword(name, bool, option)
     if field.default not in (None, []):
         help_ += f" (default: {field.default})"
+    if list[str] in types:
+        option = typer.Option(f"--{dashed}", help=help_, metavar="TEXT", show_default=False)
+        return _keyword(name, list[str], option)
     if get_origin(field.annotation) is Literal:
         metavar = "|".join(get_args(field.annotation))
     elif int in types or float in types:
@@ -129,8 +138,8 @@ def _option(name: str, field: Any) -> inspect.Parameter:
     return _keyword(name, str, typer.Option(f"--{dashed}", help=help_, metavar=metavar, show_default=False))
 
 
-def _keyword(name: str, type_: type, option: Any) -> inspect.Parameter:
-    annotation = Annotated[type_ | None, option]  # type: ignore[valid-type]
+def _keyword(name: str, type_: Any, option: Any) -> inspect.Parameter:
+    annotation = Annotated[type_ | None, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
@@ -163,24 +172,41 @@ def main(argv: Sequence[str] | None = None) -> int:
         _refuse_namesake()
         _refuse_secrets(arguments)
         is_command = bool(arguments) and arguments[0] in {command.__name__ for command in COMMANDS}
-        if is_command:
-            handover.release_signals()
-        for command in COMMANDS:
-            app.command()(command)
-        # Without them a command starts in a third of the time.
-        app.callback(invoke_without_command=True)(_plain if is_command else _with_settings(serve))
-        result = get_command(app).main(arguments, prog_name="bot-supervisor", standalone_mode=False)
+        # Without the settings a command starts in a third of the time.
+        application = _application(_command if is_command else _with_settings(serve))
+        result = get_command(application).main(arguments, prog_name="bot-supervisor", standalone_mode=False)
         return int(result or 0)
     except typer.TyperException as wrong:
-        print(f"bot-supervisor: {wrong.format_message()}; see bot-supervisor --help", file=sys.stderr)
+        print(f"bot-supervisor: {wrong.format_message().rstrip('.')}; see bot-supervisor --help", file=sys.stderr)
         return 2
+    except typer.Abort:
+        return INTERRUPTED
     except errors.Refused as refused:
         print(f"bot-supervisor: {refused.detail}", file=sys.stderr)
         return refused.exit_code
 
 
-def _plain() -> None:
-    """Run a command."""
+def _application(callback: Callable[..., Any]) -> typer.Typer:
+    """The command line, with what runs before a command, or without one."""
+    application = typer.Typer(
+        help="Run a fleet of Python bots, one process each, and keep a ledger of every run. Without a command: serve.",
+        epilog=f"Each option can also be set as {PREFIX}<NAME> in the environment, or in the TOML file. Tokens have no"
+        f" option: use --token-file, or {PREFIX}ADMIN_TOKEN and {PREFIX}READ_TOKEN. A command has options of its own:"
+        " bot-supervisor check --help.",
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for command in COMMANDS:
+        application.command()(command)
+    application.callback(invoke_without_command=True)(callback)
+    return application
+
+
+def _command() -> None:
+    """Let signals do to a command what they do to any program; only a supervisor holds them back."""
+    handover.release_signals()
 
 
 def _refuse_namesake() -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 
 from supervisor import __version__, settings
 from supervisor.cli import app
+from supervisor.cli import check as cli_check
+from supervisor.cli import serve as cli_serve
 from supervisor.core import errors, model
 
 
@@ -357,6 +360,50 @@ def test_an_unknown_flag() -> None:
     refused = run("--nope")
     assert refused.returncode == 2
     assert "Traceback" not in refused.stderr
+
+
+def test_no_value_of_a_wrong_flag_is_printed() -> None:
+    for argv in (["--nope=sesame"], ["--TOKEN=sesame"], ["--redis_url", "sesame"], ["check", "--nope=sesame"]):
+        refused = run(*argv)
+        assert refused.returncode == 2
+        [line] = refused.stderr.splitlines()
+        assert "sesame" not in line
+
+
+def test_flags_in_front_of_a_command() -> None:
+    refused = run("--data-dir", "somewhere", "check")
+    assert refused.returncode == 2
+    assert "--data-dir" in refused.stderr
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
+    """What the server is called with."""
+    given: list[Mapping[str, Any]] = []
+
+    def serve(flags: Mapping[str, Any]) -> int:
+        given.append(flags)
+        return 7
+
+    monkeypatch.setattr(cli_serve, "serve", serve)
+    return given
+
+
+def test_flags_as_they_are_given(given: list[Mapping[str, Any]]) -> None:
+    """One that can be given several times, one that is empty as in the environment, and switches."""
+    assert app.main(["--allowed-hosts", "a,b", "--allowed-hosts=c", "--uds", "", "--no-metrics-per-bot"]) == 7
+    assert app.main([]) == 7
+    assert given == [{"allowed_hosts": "a,b,c", "metrics_per_bot": False}, {}]
+    assert settings.read(given[0]).allowed_hosts == ["a", "b", "c"]
+
+
+def test_a_command_that_is_interrupted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(data_dir: Path) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_check, "check", interrupted)
+    assert app.main(["check"]) == 130
+    assert capsys.readouterr() == ("", "")
 
 
 def test_the_namesake_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
