@@ -257,6 +257,8 @@ class FakeEngine:
 class NoLogs:
     """Logs that nobody writes."""
 
+    fault = None
+
     def __init__(self, bots: Collection[int] = ()) -> None:
         self.deleted: list[int] = []
         self._bots = set(bots)

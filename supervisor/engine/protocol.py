@@ -110,6 +110,10 @@ class LogReader(Protocol):
 class Logs(Protocol):
     """The logs of the bots, wherever their processes run."""
 
+    @property
+    def fault(self) -> str | None:
+        """What keeps bots from having a log, for /readyz; None when nothing does."""
+
     async def tail(self, bot_id: int, lines: int, *, start: int = 0, end: int | None = None) -> bytes:
         """The last lines between two offsets. Raises Unavailable."""
 

@@ -194,6 +194,7 @@ class Fleet:
         return {
             "boot": None if self._booted else "earlier runs are being settled",
             "ledger": self.ledger.outage,
+            "logs": self._logs.fault,
             "shutdown": "the supervisor is shutting down" if self._shutting_down else None,
         }
 

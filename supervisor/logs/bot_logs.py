@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import functools
 import logging
+import os
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +135,20 @@ class BotLogs:
     def delete(self, bot_id: int) -> None:
         """Delete the log of a bot that is forgotten."""
         self._follower.forget(bot_id, delete=True)
+
+    @property
+    def fault(self) -> str | None:
+        """What keeps bots from having a log, for /readyz; None when nothing does."""
+        try:
+            if not stat.S_ISDIR(os.stat(self._directory).st_mode):
+                return f"{self._directory} is not a directory; move it away"
+        except FileNotFoundError:
+            return f"{self._directory} is missing, with what was in it; the next start of a bot makes it again"
+        except OSError as error:
+            return f"cannot look at {self._directory}: {error.strerror}"
+        if not os.access(self._directory, os.W_OK | os.X_OK):
+            return f"cannot write to {self._directory}: it must belong to the user who runs the supervisor"
+        return None
 
     def bots(self) -> set[int]:
         """The bots that have a log."""

@@ -200,6 +200,18 @@ def test_of_one_run_until_it_has_ended(make_program: Make) -> None:
         assert [message.data for message in log] == ["waiting"]
 
 
+def test_a_log_until_its_bot_is_deleted(program: Program) -> None:
+    """At once: a stream that looked from time to time would say that nothing has come, before it ends."""
+    bot_id = program.start_bot()
+    with program.client.stream("GET", f"/bots/{bot_id}/logs", headers={"Accept": "text/event-stream"}) as log:
+        pieces = log.iter_text()
+        said = next(pieces)
+        program.client.delete(f"/bots/{bot_id}")
+        said += "".join(pieces)
+    assert said.startswith("data: 0\n")
+    assert not any(line.startswith(":") for line in said.splitlines())
+
+
 def test_a_log_that_cannot_be_read_is_waited_for(program: Program) -> None:
     bot_id = program.start_bot()
     path = program.data_dir / "logs" / f"{bot_id}.log"

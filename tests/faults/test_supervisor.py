@@ -8,6 +8,7 @@ import os
 import pty
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -676,3 +677,34 @@ def test_a_stop_that_comes_before_there_are_handlers_is_one(make_program: Make) 
     process = program.launch(wrapper=[sys.executable, "-c", PENDING, "SIGHUP SIGTERM"])
     assert process.wait(60) == 0
     assert "stopping all bots" in program.log()
+
+
+def test_the_directory_of_the_logs_is_gone(program: Program) -> None:
+    """/readyz says so; the next bot makes it again, and has its log there."""
+    ready(program, program.start_bot())
+    directory = program.data_dir / "logs"
+    shutil.rmtree(directory)
+    refused = program.get("/readyz")
+    assert refused.status_code == 503
+    assert f"logs: {directory} is missing" in refused.json()["detail"]
+    second = program.start_bot()
+    wait_for(lambda: program.get(f"/bots/{second}/logs").text.startswith("0\n"), what="it has a log")
+    assert program.get("/readyz").status_code == 200
+
+
+def test_no_directory_for_the_logs(program: Program) -> None:
+    """No bot can be started; those that run are not touched, and all is well when the cause is gone."""
+    first = program.start_bot()
+    pid = ready(program, first)
+    directory = program.data_dir / "logs"
+    aside = directory.rename(program.directory / "aside")
+    directory.touch()
+    assert f"logs: {directory} is not a directory" in program.get("/readyz").json()["detail"]
+    second = program.start_bot()
+    assert "Not a directory" in program.wait_state(second, "failed")["reason"]
+    directory.unlink()
+    aside.rename(directory)
+    assert program.get("/readyz").status_code == 200
+    program.post(f"/bots/{second}/start")
+    assert ready(program, second)
+    assert program.bot(first)["pid"] == pid
