@@ -49,10 +49,10 @@ def _absolute(path: Path) -> Path:
 
 
 def check(data_dir: DataDir = DATA_DIR) -> int:
-    """Look at a data directory, and say in a line each what is well and what is wrong.
+    """Look for what is wrong in a data directory.
 
-    It changes nothing, and exits with 0 if all is well, else with 1. While a supervisor runs it looks at the ledger
-    alone.
+    Says in a line each what is well and what is wrong, with what to do. Changes nothing, and exits with 0 if all is
+    well, else with 1. While a supervisor runs it looks at the ledger alone.
     """
     from supervisor.cli import check
 
@@ -64,9 +64,9 @@ def notify(
         str | None, typer.Option(help=f"TOML file of the supervisor; {PREFIX}CONFIG sets it, too", show_default=False)
     ] = None,
 ) -> int:
-    """Send a test notice to each webhook of the settings, and say what each answered.
+    """Send a test notice to each webhook.
 
-    Exits with 1 if one did not take it.
+    Says what each webhook of the settings answered, and exits with 1 if one did not take the notice.
     """
     from supervisor.cli import notify
 
@@ -74,7 +74,10 @@ def notify(
 
 
 def restart(data_dir: DataDir = DATA_DIR) -> int:
-    """Replace the running supervisor by what is installed now. No bot is touched."""
+    """Replace the running supervisor.
+
+    The new one is what is installed now, and no bot is touched.
+    """
     from supervisor.cli import restart
 
     return restart.restart(_absolute(data_dir))
@@ -86,7 +89,10 @@ def token(
     ),
     show: Annotated[bool, typer.Option("--show", help="print the tokens, too")] = False,
 ) -> int:
-    """Make a file of mode 0600 with two new tokens: admin may do everything, read may only look."""
+    """Make a file of tokens.
+
+    It has mode 0600 and two new tokens: admin may do everything, read may only look.
+    """
     from supervisor.cli import tokens
 
     return tokens.token(_absolute(file), show=show)
@@ -118,6 +124,8 @@ def _option(name: str, field: Any) -> inspect.Parameter:
     if bool in types:
         option = typer.Option(f"--{dashed}/--no-{dashed}", help=help_, show_default=False)
         return _keyword(name, bool, option)
+    # One that is repeated is one list.
+    type_: Any = list[str] if get_origin(field.annotation) is list else str
     if field.default not in (None, []):
         help_ += f" (default: {field.default})"
     if get_origin(field.annotation) is Literal:
@@ -126,11 +134,11 @@ def _option(name: str, field: Any) -> inspect.Parameter:
         metavar = "N"
     else:
         metavar = "PATH" if "Path" in str(field.annotation) else "TEXT"
-    return _keyword(name, str, typer.Option(f"--{dashed}", help=help_, metavar=metavar, show_default=False))
+    return _keyword(name, type_, typer.Option(f"--{dashed}", help=help_, metavar=metavar, show_default=False))
 
 
-def _keyword(name: str, type_: type, option: Any) -> inspect.Parameter:
-    annotation = Annotated[type_ | None, option]  # type: ignore[valid-type]
+def _keyword(name: str, type_: Any, option: Any) -> inspect.Parameter:
+    annotation = Annotated[type_ | None, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
@@ -148,6 +156,9 @@ def _with_settings(function: Callable[..., int | None]) -> Callable[..., int | N
     function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return function
 
+
+INTERRUPTED = 130
+"""Exit code of a command that Ctrl-C ended, as shells have it."""
 
 COMMANDS = (check, notify, restart, token)
 
@@ -172,11 +183,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = get_command(app).main(arguments, prog_name="bot-supervisor", standalone_mode=False)
         return int(result or 0)
     except typer.TyperException as wrong:
-        print(f"bot-supervisor: {wrong.format_message()}; see bot-supervisor --help", file=sys.stderr)
+        print(f"bot-supervisor: {wrong.format_message().rstrip('.')}; see bot-supervisor --help", file=sys.stderr)
         return 2
     except errors.Refused as refused:
         print(f"bot-supervisor: {refused.detail}", file=sys.stderr)
         return refused.exit_code
+    except typer.Abort:
+        return INTERRUPTED
 
 
 def _plain() -> None:
