@@ -338,4 +338,4 @@ def test_a_data_directory_of_version_0_1_0(make_program: Make) -> None:
     assert again.json() == {"bot_id": 1}
     assert program.start_bot() == 9
     assert program.get("/runs/3").json()["last_lines"][-1] == "ValueError: no such price"
-    assert [run["cause"] for run in program.get("/bots_history", params={"bot_id": 3}).json()][0] == "crashed"
+    assert program.get("/bots_history", params={"bot_id": 3}).json()[0]["cause"] == "crashed"
