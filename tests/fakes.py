@@ -76,6 +76,10 @@ class FakeProcess:
             if not self.keeps_descendants:
                 self.end_descendants()
 
+    def age(self, seconds: float) -> None:
+        """It has lived for longer."""
+        self._began -= seconds
+
     def end_descendants(self) -> None:
         """What it had started is gone at last."""
         exit_ = self._ended.result()
@@ -136,7 +140,8 @@ class FakeProcess:
 class FakeEngine:
     """Processes that exist in memory alone. `processes` has all that were made, `forgotten` the bots forgotten."""
 
-    def __init__(self, kinds: Mapping[str, Behaviour], on_notify: OnNotify) -> None:
+    def __init__(self, kinds: dict[str, Behaviour], on_notify: OnNotify) -> None:
+        """`kinds` stays the test's: what it says holds from then on."""
         self.processes: list[FakeProcess] = []
         self.forgotten: list[int] = []
         self.reloaded: list[str] = []
@@ -188,7 +193,10 @@ class FakeEngine:
         return params.check(kind, self._kinds[kind].params, given)
 
     def set_kinds(self, kinds: Mapping[str, settings.Kind]) -> None:
-        self._kinds = {name: self._kinds.get(name, Behaviour()) for name in kinds}
+        for gone in self._kinds.keys() - kinds.keys():
+            del self._kinds[gone]
+        for name in kinds:
+            self._kinds.setdefault(name, Behaviour())
         self._warm &= kinds.keys()
 
     async def reload(self, kind: str) -> None:

@@ -40,7 +40,8 @@ class LastExit:
     """The end of a bot's latest run."""
 
 
-_BOT = fields(model.Bot, at="bot", LastExit=LastExit) | fields(views.BotView, without=("bot", "live"))
+_BOT = fields(model.Bot, at="bot", without=("unchecked",), LastExit=LastExit)
+_BOT |= fields(views.BotView, without=("bot", "live"))
 _LIVE = fields(views.LiveView, at="live", nullable=True)
 
 

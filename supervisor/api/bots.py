@@ -181,18 +181,19 @@ class Bots:
     async def _new(self, asked: requests.NewBot) -> AsyncIterator[model.NewBot]:
         """What is asked for, checked, with the kind's defaults; for bots that are made in the block."""
         terms = self.fleet.catalogue.defaults(asked.kind).terms.over(asked.overrides)
-        async with self.fleet.catalogue.checked(asked.kind, asked.params) as params:
-            yield model.NewBot(
-                kind=asked.kind,
-                params=params,
-                name=asked.name,
-                labels=asked.labels,
-                overrides=asked.overrides,
-                restart=terms.restart,
-                grace_s=terms.grace_s,
-                limits=terms.limits,
-                schedule=terms.schedule,
-            )
+        given = model.NewBot(
+            kind=asked.kind,
+            params=asked.params,
+            name=asked.name,
+            labels=asked.labels,
+            overrides=asked.overrides,
+            restart=terms.restart,
+            grace_s=terms.grace_s,
+            limits=terms.limits,
+            schedule=terms.schedule,
+        )
+        async with self.fleet.catalogue.checked(given) as new:
+            yield new
 
 
 async def _messages(found: AsyncGenerator[logs.Line | logs.Skipped | None, None]) -> AsyncGenerator[bytes, None]:

@@ -37,6 +37,6 @@ class Kinds:
     async def reload_kind(self, name: Annotated[requests.Name, Path()], _: requests.Nothing | None = None) -> Response:
         """Import the code of a kind again, for later starts; answered once that is done."""
         try:
-            return answers.reply(answers.KIND, await self.fleet.catalogue.reload_kind(name))
+            return answers.reply(answers.KIND, await self.fleet.reload_kind(name))
         except errors.UnknownKind as unknown:
             return problems.of(unknown, status=404)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,8 +19,16 @@ from supervisor import __version__, handover
 from supervisor.core import errors
 from supervisor.core.defaults import DATA_DIR, PREFIX
 
-INTERRUPTED = 128 + signal.SIGINT
-"""Exit code of a command that Ctrl-C ended, as a shell has it."""
+app = typer.Typer(
+    name="bot-supervisor",
+    help="Run a fleet of Python bots, one process each, and keep a ledger of every run. Without a command: serve.",
+    epilog=f"Each option can also be set as {PREFIX}<NAME> in the environment, or in the TOML file. Tokens have no"
+    f" option: use --token-file, or {PREFIX}ADMIN_TOKEN and {PREFIX}READ_TOKEN.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 DataDir = Annotated[
     Path,
@@ -42,10 +49,10 @@ def _absolute(path: Path) -> Path:
 
 
 def check(data_dir: DataDir = DATA_DIR) -> int:
-    """Look at a data directory, and say what is well and what is wrong.
+    """Look for what is wrong in a data directory.
 
-    It changes nothing, and exits with 0 if all is well, else with 1. While a supervisor runs it looks at the ledger
-    alone.
+    Says in a line each what is well and what is wrong, with what to do. Changes nothing, and exits with 0 if all is
+    well, else with 1. While a supervisor runs it looks at the ledger alone.
     """
     from supervisor.cli import check
 
@@ -57,9 +64,9 @@ def notify(
         str | None, typer.Option(help=f"TOML file of the supervisor; {PREFIX}CONFIG sets it, too", show_default=False)
     ] = None,
 ) -> int:
-    """Send a test notice to each webhook, and say what it answered.
+    """Send a test notice to each webhook.
 
-    Exits with 1 if one did not take it.
+    Says what each webhook of the settings answered, and exits with 1 if one did not take the notice.
     """
     from supervisor.cli import notify
 
@@ -67,9 +74,9 @@ def notify(
 
 
 def restart(data_dir: DataDir = DATA_DIR) -> int:
-    """Replace the running supervisor by what is installed now.
+    """Replace the running supervisor.
 
-    No bot is touched, and no client is refused.
+    The new one is what is installed now, and no bot is touched.
     """
     from supervisor.cli import restart
 
@@ -82,9 +89,9 @@ def token(
     ),
     show: Annotated[bool, typer.Option("--show", help="print the tokens, too")] = False,
 ) -> int:
-    """Make a file of mode 0600 with two new tokens.
+    """Make a file of tokens.
 
-    With the token of admin a client may do everything, with that of read it may only look.
+    It has mode 0600 and two new tokens: admin may do everything, read may only look.
     """
     from supervisor.cli import tokens
 
@@ -96,17 +103,10 @@ def serve(context: typer.Context, version: bool, **given: Any) -> int | None:
     if version:
         print(f"bot-supervisor {__version__}")
         return 0
-    # As in the environment, what is empty is not set: --uds "$SOCKET".
-    flags = {name: ",".join(value) if isinstance(value, list) else value for name, value in given.items()}
-    flags = {name: value for name, value in flags.items() if value not in (None, "")}
+    flags = {name: value for name, value in given.items() if value is not None}
     if context.invoked_subcommand is not None:
         if flags:
-            command, flag = context.invoked_subcommand, next(iter(flags)).replace("_", "-")
-            raise errors.SettingsRefused(
-                f"cannot run {command} with --{flag} in front of it: what stands there is for the supervisor itself;"
-                f" see bot-supervisor {command} --help"
-            )
-        _command()
+            raise typer.BadParameter(f"options of {context.invoked_subcommand} stand behind it", ctx=context)
         return None
     from supervisor.cli import serve
 
@@ -124,18 +124,17 @@ def _option(name: str, field: Any) -> inspect.Parameter:
     if bool in types:
         option = typer.Option(f"--{dashed}/--no-{dashed}", help=help_, show_default=False)
         return _keyword(name, bool, option)
+    # One that is repeated is one list.
+    type_: Any = list[str] if get_origin(field.annotation) is list else str
     if field.default not in (None, []):
         help_ += f" (default: {field.default})"
-    if list[str] in types:
-        option = typer.Option(f"--{dashed}", help=help_, metavar="TEXT", show_default=False)
-        return _keyword(name, list[str], option)
     if get_origin(field.annotation) is Literal:
         metavar = "|".join(get_args(field.annotation))
     elif int in types or float in types:
         metavar = "N"
     else:
         metavar = "PATH" if "Path" in str(field.annotation) else "TEXT"
-    return _keyword(name, str, typer.Option(f"--{dashed}", help=help_, metavar=metavar, show_default=False))
+    return _keyword(name, type_, typer.Option(f"--{dashed}", help=help_, metavar=metavar, show_default=False))
 
 
 def _keyword(name: str, type_: Any, option: Any) -> inspect.Parameter:
@@ -158,6 +157,9 @@ def _with_settings(function: Callable[..., int | None]) -> Callable[..., int | N
     return function
 
 
+INTERRUPTED = 130
+"""Exit code of a command that Ctrl-C ended, as shells have it."""
+
 COMMANDS = (check, notify, restart, token)
 
 
@@ -172,41 +174,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         _refuse_namesake()
         _refuse_secrets(arguments)
         is_command = bool(arguments) and arguments[0] in {command.__name__ for command in COMMANDS}
-        # Without the settings a command starts in a third of the time.
-        application = _application(_command if is_command else _with_settings(serve))
-        result = get_command(application).main(arguments, prog_name="bot-supervisor", standalone_mode=False)
+        if is_command:
+            handover.release_signals()
+        for command in COMMANDS:
+            app.command()(command)
+        # Without them a command starts in a third of the time.
+        app.callback(invoke_without_command=True)(_plain if is_command else _with_settings(serve))
+        result = get_command(app).main(arguments, prog_name="bot-supervisor", standalone_mode=False)
         return int(result or 0)
     except typer.TyperException as wrong:
         print(f"bot-supervisor: {wrong.format_message().rstrip('.')}; see bot-supervisor --help", file=sys.stderr)
         return 2
-    except typer.Abort:
-        return INTERRUPTED
     except errors.Refused as refused:
         print(f"bot-supervisor: {refused.detail}", file=sys.stderr)
         return refused.exit_code
+    except typer.Abort:
+        return INTERRUPTED
 
 
-def _application(callback: Callable[..., Any]) -> typer.Typer:
-    """The command line, with what runs before a command, or without one."""
-    application = typer.Typer(
-        help="Run a fleet of Python bots, one process each, and keep a ledger of every run. Without a command: serve.",
-        epilog=f"Each option can also be set as {PREFIX}<NAME> in the environment, or in the TOML file. Tokens have no"
-        f" option: use --token-file, or {PREFIX}ADMIN_TOKEN and {PREFIX}READ_TOKEN. A command has options of its own:"
-        " bot-supervisor check --help.",
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
-        add_completion=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-    for command in COMMANDS:
-        application.command()(command)
-    application.callback(invoke_without_command=True)(callback)
-    return application
-
-
-def _command() -> None:
-    """Let signals do to a command what they do to any program; only a supervisor holds them back."""
-    handover.release_signals()
+def _plain() -> None:
+    """Run a command."""
 
 
 def _refuse_namesake() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from supervisor.core.effects import Effect
-from supervisor.core.model import Exit, Run, WaitingFor
+from supervisor.core.model import Exit, Params, Run, WaitingFor
 from supervisor.core.table import Step
 from supervisor.core.terms import Terms
 
@@ -101,6 +101,13 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
+class Checked:
+    """The bot's parameters were checked, now that its kind can be imported. These are in the ledger."""
+
+    params: Params
+
+
+@dataclass(frozen=True, slots=True)
 class Imported:
     """The kind is imported; the process is made next."""
 
@@ -153,6 +160,11 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class TermsChanged:
+    """The settings may say something else of the bot's kind now. A bot that waits by its schedule looks again."""
+
+
+@dataclass(frozen=True, slots=True)
 class EffectFailed:
     """An effect could not be carried out."""
 
@@ -171,6 +183,7 @@ Event: TypeAlias = (
     | Queued
     | Granted
     | Opened
+    | Checked
     | Imported
     | Spawned
     | NotSpawned
@@ -178,5 +191,6 @@ Event: TypeAlias = (
     | Ended
     | Swept
     | Tick
+    | TermsChanged
     | EffectFailed
 )

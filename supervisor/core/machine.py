@@ -140,12 +140,16 @@ class Machine:
                 attempt.phase, attempt.start_by = Phase.OPENING, now.time + attempt.terms.start_timeout_s
             case events.Opened(run_id=run_id) if attempt:
                 attempt.phase, attempt.run_id = Phase.IMPORTING, run_id
+            case events.Checked(params=params):
+                self.bot = dataclasses.replace(self.bot, params=params, unchecked=False)
             case events.Imported() if attempt:
                 attempt.phase = Phase.FORKING
             case events.Spawned() if attempt:
                 self._on_spawned(attempt, now)
             case events.NotSpawned() if attempt:
                 self._on_not_spawned(attempt, event, now)
+            case events.TermsChanged() if self.waiting and self.waiting.why is WaitingFor.SCHEDULE:
+                self.waiting = self.waiting.under(now.terms.applied(self.bot).schedule, now)
             case events.EffectFailed(effect=effect, detail=detail):
                 self._on_effect_failed(effect, detail, now)
             case events.Made(run=run):
@@ -156,11 +160,10 @@ class Machine:
                 self._on_found_alive(event.run, event.age_s, now)
             case events.FoundLost():
                 self._on_found_lost(event.run, event.exit_, now)
-            case events.FoundIdle(since=since):
-                if self.bot.goal is Goal.UP:
-                    self._resume(since, reasons.GOAL_IS_UP, now)
-                else:
-                    self._enter(Step.FOUND_DOWN, reasons.FOUND_STOPPED)
+            case events.FoundIdle(since=since) if self.bot.goal is Goal.UP:
+                self._resume(since, reasons.GOAL_IS_UP, now)
+            case events.FoundIdle():
+                self._enter(Step.FOUND_DOWN, reasons.FOUND_STOPPED)
         return self._effects
 
     # ---- births
@@ -269,8 +272,7 @@ class Machine:
         waiting = self.waiting
         assert waiting is not None
         if waiting.by_clock and now.wall < waiting.due:
-            look_at = Appointment.at(waiting.due, now).look_at
-            self.waiting = dataclasses.replace(waiting, look_at=look_at)
+            self.waiting = waiting.looked_at(now)
             return
         counts = waiting.why is WaitingFor.RESTART
         if counts:
@@ -279,8 +281,7 @@ class Machine:
 
     def _on_ending_late(self, attempt: Attempt, ending: Ending, now: Now) -> None:
         if ending.dump_until is not None and now.time < ending.kill_at:
-            ending.dump_until = None
-            attempt.phase = Phase.ALIVE
+            ending.dump_until, attempt.phase = None, Phase.ALIVE
             self._effects.append(effects.Terminate())
             return
         again = ending.killed_at is not None
@@ -386,9 +387,8 @@ class Machine:
         grace_s = self.bot.grace_s if grace_s is None else grace_s
         attempt.ending = Ending(asked, now.time, grace_s, now.time + grace_s, again=asked is Cause.RESTARTED)
         if attempt.spawned is None:
-            timed_out = asked is Cause.START_TIMEOUT
-            limit_s = attempt.terms.start_timeout_s
-            detail = reasons.not_imported(self.bot.kind, limit_s) if timed_out else reasons.NO_PROCESS_YET
+            late = reasons.not_imported(self.bot.kind, attempt.terms.start_timeout_s)
+            detail = late if asked is Cause.START_TIMEOUT else reasons.NO_PROCESS_YET
             self._effects.insert(0, effects.CancelLaunch(detail))
         elif asked is Cause.HEARTBEAT and attempt.phase is Phase.ALIVE:
             attempt.phase, attempt.ending.dump_until = Phase.DUMPING, now.time + DUMP_S

@@ -236,7 +236,10 @@ class LastExit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewBot:
-    """What a caller asks for, checked and with its defaults filled in."""
+    """What a caller asks for, checked and with its defaults filled in.
+
+    `unchecked`: but for its parameters, as its kind could not be imported. Each word of them is kept as a secret.
+    """
 
     kind: str
     params: Params
@@ -247,6 +250,7 @@ class NewBot:
     limits: Limits = Limits()
     schedule: Schedule | None = None
     overrides: Overrides = field(default_factory=dict)
+    unchecked: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,7 +266,10 @@ class Idempotency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bot:
-    """A bot as the ledger keeps it. `state` and `reason` are those of the latest event written."""
+    """A bot as the ledger keeps it. `state` and `reason` are those of the latest event written.
+
+    `unchecked`: its kind could not be imported when it was made, nor since; see `NewBot`.
+    """
 
     bot_id: int
     name: str | None
@@ -280,6 +287,7 @@ class Bot:
     limits: Limits = Limits()
     schedule: Schedule | None = None
     overrides: Overrides = field(default_factory=dict)
+    unchecked: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

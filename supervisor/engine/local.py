@@ -141,7 +141,7 @@ class LocalEngine:
             return given
         zygote = await slot.warm_zygote()
         if found := await zygote.check(given):
-            raise params.refused(kind, found)
+            raise params.refused(kind, found, given, hello.schema.get("properties", {}))
         return given
 
     def set_kinds(self, kinds: Mapping[str, settings.Kind]) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from supervisor.core import effects, errors, events
 from supervisor.core.machine import Machine
-from supervisor.core.model import SETTLED, Bot, Goal, State, now_us
+from supervisor.core.model import SETTLED, Bot, Goal, Params, State, now_us
 from supervisor.core.table import Step
 from supervisor.core.terms import Terms
 from supervisor.engine.protocol import Process
@@ -150,12 +150,12 @@ class Actor:
         if values.get("READY") == "1":
             self.post(events.Ready(run_id))
 
-    def claim(self) -> None:
+    def claim(self, params: Params | None = None) -> None:
         """Take the credential with which no other bot may run, if its kind has one; it is held until the bot settles.
 
-        Raises CredentialHeld, SpawnFailed.
+        It is named by the bot's parameters, or by those that it is about to have. Raises CredentialHeld, SpawnFailed.
         """
-        credential = self._shared.exclusive(self.bot.kind, self.bot.params)
+        credential = self._shared.exclusive(self.bot.kind, self.bot.params if params is None else params)
         if credential == self._claimed:
             return
         if credential is not None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from supervisor import settings
 from supervisor.core import errors, params
-from supervisor.core.model import (
-    Bot,
-)
+from supervisor.core.model import Bot, NewBot, Params
 from supervisor.core.table import Step
 from supervisor.core.terms import Terms
 from supervisor.core.views import KindView, Reloaded
@@ -93,29 +92,38 @@ class Catalogue:
     # ---- what the code takes
 
     @contextlib.asynccontextmanager
-    async def checked(self, kind: str, given: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
-        """The parameters with their defaults filled in and their secrets put away; for a bot that is made in the
-        block. Raises UnknownKind, BadParams.
+    async def checked(self, new: NewBot) -> AsyncIterator[NewBot]:
+        """The bot with the defaults of its parameters filled in and their secrets put away, to be made in the block.
 
         Waits until the kind is imported. Of one that cannot be, nothing is known: its parameters pass unchecked, each
-        word of them as a secret, and its start will say what is wrong.
+        word of them as a secret, and its start will say what is wrong. Raises UnknownKind, BadParams, Unavailable.
         """
         try:
-            async with asyncio.timeout(self.defaults(kind).start_timeout_s):
-                takes = await self._engine.warm(kind)
+            async with asyncio.timeout(self.defaults(new.kind).start_timeout_s):
+                takes = await self._engine.warm(new.kind)
         except (TimeoutError, errors.SpawnFailed):
-            with self._secrets.kept(given, given.keys()) as kept:
-                yield kept
+            with self._secrets.kept(new.params, new.params.keys()) as kept:
+                yield dataclasses.replace(new, params=kept, unchecked=True)
             return
-        with self._secrets.kept(given, params.secret_names(takes.params, takes.schema)) as kept:
-            try:
-                async with asyncio.timeout(self.defaults(kind).start_timeout_s):
-                    kept = await self._engine.check(kind, kept)
-            except (TimeoutError, errors.SpawnFailed) as error:
-                raise errors.Unavailable(
-                    f"the parameters could not be checked: {error or 'it took too long'}"
-                ) from None
-            yield kept
+        with self._secrets.kept(new.params, params.secret_names(takes.params, takes.schema)) as kept:
+            yield dataclasses.replace(new, params=await self._check(new.kind, kept))
+
+    async def check(self, bot: Bot) -> Params:
+        """The parameters of an unchecked bot, checked: those that are no secrets come out of hiding.
+
+        Raises UnknownKind, BadParams, Unavailable, and SpawnFailed while the kind cannot be imported.
+        """
+        self.defaults(bot.kind)
+        takes = await self._engine.warm(bot.kind)
+        given = self._secrets.plain(bot.params, params.secret_names(takes.params, takes.schema))
+        return await self._check(bot.kind, given)
+
+    async def _check(self, kind: str, given: Params) -> Params:
+        try:
+            async with asyncio.timeout(self.defaults(kind).start_timeout_s):
+                return await self._engine.check(kind, given)
+        except (TimeoutError, errors.SpawnFailed) as error:
+            raise errors.Unavailable(f"the parameters could not be checked: {error or 'it took too long'}") from None
 
     def kind(self, name: str) -> KindView:
         """One kind. Raises UnknownKind."""

@@ -27,13 +27,14 @@ from supervisor.core.model import (
     now_us,
 )
 from supervisor.core.table import Step
-from supervisor.core.views import Reloaded
+from supervisor.core.views import KindView, Reloaded
 from supervisor.engine.protocol import Engine, Logs
 from supervisor.fleet import credentials
 from supervisor.fleet.actor import Actor
 from supervisor.fleet.catalogue import Catalogue
 from supervisor.fleet.feed import Feeds
 from supervisor.fleet.instances import Instances
+from supervisor.fleet.late_checks import LateChecks
 from supervisor.fleet.listing import Listing
 from supervisor.fleet.pulse import Pulse
 from supervisor.fleet.roster import Roster
@@ -94,6 +95,7 @@ class Fleet:
             ledger=ledger,
             kind=catalogue.spec,
             terms=catalogue.terms,
+            check=catalogue.check,
             starts=Starts(catalogue.rate_of),
             pulse=Pulse(),
             claims=credentials.Claims(),
@@ -103,6 +105,7 @@ class Fleet:
         self.listing = Listing(self._roster, ledger, engine, catalogue)
         self.feeds = Feeds(ledger, logs, self._roster)
         self._instances = Instances(catalogue, self.listing, self._make_instance)
+        self._late_checks = LateChecks(catalogue, ledger, self._roster, secrets)
         self._shutting_down = False
         self._booted = False
 
@@ -145,6 +148,7 @@ class Fleet:
             self._close_forgotten(run)
         await self._secrets.sweep(self.ledger.params_with_secrets)
         self._booted = True
+        self._late_checks.begin()
         self._instances.populate()
         if any(found.values()):
             log.info("found %s", ", ".join(f"{number} bots {what}" for what, number in found.items()))
@@ -181,6 +185,7 @@ class Fleet:
 
     def close(self) -> None:
         """End all tasks. Processes that still live do so."""
+        self._late_checks.close()
         self._instances.close()
         self._roster.close()
 
@@ -201,8 +206,19 @@ class Fleet:
         self._refuse_when_shutting_down()
         before = self.catalogue.instances
         reloaded = await self.catalogue.reload()
+        for actor in self._roster:
+            if actor.state is State.SCHEDULED:
+                actor.post(events.TermsChanged())
+        self._late_checks.begin()
         self._instances.populate()
         return dataclasses.replace(reloaded, surplus=await self._instances.surplus(before))
+
+    async def reload_kind(self, kind: str) -> KindView:
+        """Import the code of a kind again, for later starts. Raises UnknownKind; NotReloaded, and then the code from
+        before goes on."""
+        view = await self.catalogue.reload_kind(kind)
+        await self._late_checks.run(kind)
+        return view
 
     def notified(self, bot_id: int, run_id: int, values: Mapping[str, str]) -> None:
         """Take what the process of a run said by sd_notify."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
 
 from supervisor import settings
 from supervisor.background import Background
@@ -93,28 +93,28 @@ class Instances:
             return
         turns = asyncio.Semaphore(AT_ONCE)
 
-        async def make(name: str, given: Mapping[str, Any]) -> None:
-            terms = spec.terms
-            new = NewBot(
-                kind=kind,
-                params=given,
-                name=name,
-                restart=terms.restart,
-                grace_s=terms.grace_s,
-                limits=terms.limits,
-                schedule=terms.schedule,
-            )
+        terms = spec.terms
+        unnamed = NewBot(
+            kind=kind,
+            params={},
+            restart=terms.restart,
+            grace_s=terms.grace_s,
+            limits=terms.limits,
+            schedule=terms.schedule,
+        )
+
+        async def make(new: NewBot, name: str) -> None:
             async with turns:
                 try:
-                    await self._make(new)
+                    await self._make(dataclasses.replace(new, name=name))
                 except errors.ShuttingDown:
                     return
                 except errors.Problem as problem:
                     log.warning("no bot %s is made: %s", name, problem.detail)
 
         try:
-            async with self._catalogue.checked(kind, {}) as given:
-                await asyncio.gather(*(make(name, given) for name in missing))
+            async with self._catalogue.checked(unnamed) as new:
+                await asyncio.gather(*(make(new, name) for name in missing))
         except errors.Problem as problem:
             log.warning("no instances of %s are made: %s", kind, problem.detail)
 

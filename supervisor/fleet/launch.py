@@ -8,11 +8,12 @@ Each step is reported to the bot's inbox as an event of its machine, and the las
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Callable
 
 from supervisor.core import effects, errors, events
-from supervisor.core.model import Bot, WaitingFor
+from supervisor.core.model import Bot, Params, WaitingFor
 from supervisor.engine.protocol import Order, Process
 from supervisor.fleet.shared import Shared
 from supervisor.fleet.starts import Turn
@@ -33,7 +34,7 @@ class Launch:
         launch: effects.Launch,
         shared: Shared,
         *,
-        claim: Callable[[], None],
+        claim: Callable[[Params], None],
         post: Callable[[events.Event], None],
         on_process: Callable[[int, Process], None],
     ) -> None:
@@ -100,7 +101,7 @@ class Launch:
     async def _process(self) -> tuple[int, Process]:
         bot, shared = self._bot, self._shared
         self._refuse_when_given_up()
-        self._claim()
+        self._claim(bot.params)
         self._turn = turn = shared.starts.ask(bot.kind)
         if not turn.granted:
             self._post(events.Queued())
@@ -122,6 +123,8 @@ class Launch:
         self._refuse_when_given_up()
         self._interruptible = True
         await shared.engine.warm(bot.kind)
+        if bot.unchecked:
+            bot = await self._check(bot)
         self._interruptible = False
         self._refuse_when_given_up()
         self._post(events.Imported())
@@ -136,6 +139,18 @@ class Launch:
             limits=bot.limits,
         )
         return run_id, await shared.engine.spawn(order)
+
+    async def _check(self, bot: Bot) -> Bot:
+        """The bot with its parameters as they should have been when it was made, had its kind been imported."""
+        try:
+            params = await self._shared.check(bot)
+        except errors.BadParams as refused:
+            raise errors.SpawnFailed(refused.detail, permanent=True) from None
+        self._shared.ledger.set_params(bot.bot_id, params)
+        self._post(events.Checked(params))
+        # It may be named by other words now.
+        self._claim(params)
+        return dataclasses.replace(bot, params=params, unchecked=False)
 
     def _refuse_when_given_up(self) -> None:
         if self._given_up is not None:

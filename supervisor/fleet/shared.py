@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from supervisor import settings
-from supervisor.core.model import Budget, Params
+from supervisor.core.model import Bot, Budget, Params
 from supervisor.core.terms import Terms
 from supervisor.engine.protocol import Engine
 from supervisor.fleet import credentials
@@ -21,13 +21,15 @@ from supervisor.store import Ledger
 class Shared:
     """The rooms and the counters of one supervisor, for its bots.
 
-    `kind` says what the settings say of a kind now, also of one that they no longer have.
+    `kind` says what the settings say of a kind now, also of one that they no longer have; `check` gives the parameters
+    of an unchecked bot, and raises BadParams, SpawnFailed, Unavailable, UnknownKind.
     """
 
     engine: Engine
     ledger: Ledger
     kind: Callable[[str], settings.Kind]
     terms: Callable[[str], Terms]
+    check: Callable[[Bot], Awaitable[Params]]
     starts: Starts
     pulse: Pulse
     claims: credentials.Claims

@@ -19,6 +19,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
+from supervisor.background import Background
 from supervisor.core import errors
 from supervisor.core.model import Entry
 from supervisor.store import Ledger
@@ -158,13 +159,12 @@ async def publishing(url: SecretStr, name: str, ledger: Ledger) -> AsyncIterator
     except ValueError:
         raise errors.SettingsRefused("redis_url: Redis cannot use this URL") from None
     unwatch = ledger.watch(lambda *_: stream.wake())
-    sending = asyncio.create_task(stream.run(), name="stream")
+    background = Background()
+    sending = background.start(stream.run(), name="stream")
     try:
         yield
     finally:
         unwatch()
         stream.close()
-        _, late = await asyncio.wait([sending], timeout=LAST_S)
-        for task in late:
-            task.cancel()
-        await asyncio.wait([sending])
+        await asyncio.wait([sending], timeout=LAST_S)
+        await background.close()

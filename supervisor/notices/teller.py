@@ -8,6 +8,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 
+from supervisor.background import Background
 from supervisor.core import errors
 from supervisor.core.model import Ending, Event, LastExit
 from supervisor.notices.health import Change, Health
@@ -123,8 +124,9 @@ async def telling(webhooks: Sequence[Webhook], ledger: Ledger, *, recovered_afte
     ]
     teller = Teller(ledger, Health(await ledger.bots_to_settle(), recovered_after_s=recovered_after_s), outboxes)
     unwatch = ledger.watch(teller.see)
-    seeing = asyncio.create_task(teller.run(), name="notices")
-    sending = [asyncio.create_task(outbox.run(), name="outbox") for outbox in outboxes]
+    background = Background()
+    seeing = background.start(teller.run(), name="notices")
+    sending = [background.start(outbox.run(), name="outbox") for outbox in outboxes]
     try:
         yield
     finally:
@@ -136,8 +138,6 @@ async def telling(webhooks: Sequence[Webhook], ledger: Ledger, *, recovered_afte
                 for outbox in outboxes:
                     outbox.close()
                 await asyncio.gather(*sending)
-        for task in (seeing, *sending):
-            task.cancel()
-        await asyncio.wait([seeing, *sending])
+        await background.close()
         for outbox in outboxes:
             outbox.give_up()

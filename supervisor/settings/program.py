@@ -1,11 +1,12 @@
-"""What can be set, and where each value came from: flags, then the environment, then a TOML file, then defaults.
+"""The settings of the program, and where each comes from: a flag, the environment, a TOML file or its default.
 
-Durations are seconds (`_s`), sizes bytes (`_bytes`). Secrets and kinds have no flag: what stands in argv is shown to
-every user of the machine.
+Durations are in seconds (`_s`), sizes in bytes (`_bytes`). Secrets and kinds have no flag: every user of the machine
+can read argv.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from ipaddress import ip_address
@@ -13,99 +14,105 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
-import pydantic_settings
-from pydantic import Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from supervisor.core import errors
 from supervisor.core.defaults import DATA_DIR, PREFIX
-from supervisor.settings import kinds as kind_settings
+from supervisor.settings import kinds as kinds_of_bots
 from supervisor.settings import references
-from supervisor.settings.kinds import Kind, KindName
-from supervisor.settings.references import AbsolutePath, Found
+from supervisor.settings.kinds import COUNTER, Kind, KindName
+from supervisor.settings.references import AbsolutePath, Found, Token
 from supervisor.settings.webhooks import Webhook
 
 _OF_CLIENTS = (f"{PREFIX}URL", f"{PREFIX}TOKEN")
-"""Where and as whom clients call. They can be set in a shell that the supervisor is started from."""
+"""Variables of the clients. They can be set in a shell that starts the supervisor."""
 
 _SECRET = tuple(f"{PREFIX}{name}" for name in ("ADMIN_TOKEN", "READ_TOKEN", "TOKEN", "REDIS_URL"))
-"""What bots do not inherit."""
+"""Variables that bots do not inherit."""
 
 
 def _split(value: Any) -> Any:
-    """One string is a list with commas: so it is written in flags and in the environment."""
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    """Read text as a list with commas, the form of flags and of the environment. A flag may be repeated."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        return value
+    return [part.strip() for text in texts for part in text.split(",") if part.strip()]
 
 
-class Flags(pydantic_settings.BaseSettings):
-    """The settings that may stand in argv. Each can also come from the environment, as BOT_SUPERVISOR_<NAME>."""
+class Flags(BaseModel):
+    """The settings that may stand in argv. The environment has them as BOT_SUPERVISOR_<NAME>.
 
-    model_config = pydantic_settings.SettingsConfigDict(
-        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
-    )
+    A description is the help of its flag: a noun phrase, with the unit, and what holds where it is unset.
+    """
 
-    config: AbsolutePath | None = Field(default=None, description="a TOML file: these settings, and more")
-    host: str = Field(default="127.0.0.1", min_length=1, description="the address to listen on")
-    port: int = Field(default=8000, ge=0, le=65535, description="the port to listen on; 0: a free one")
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    config: AbsolutePath | None = Field(default=None, description="TOML file with these settings and more")
+    host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0: a free one")
     uds: AbsolutePath | None = Field(
-        default=None, description="a unix socket to listen on, instead of host and port; only you can open it"
+        default=None, description="unix socket to listen on, instead of host and port; only its owner can open it"
     )
     data_dir: AbsolutePath = Field(
-        default=DATA_DIR, validate_default=True, description="where ledger and logs are kept; one supervisor each"
+        default=DATA_DIR, validate_default=True, description="directory of ledger and logs; one supervisor each"
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="how much the program says"
-    )
-    log_limit_bytes: int = Field(default=10 * 2**20, ge=4096, description="the most that is kept of a bot's output")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="log verbosity")
+    log_limit_bytes: int = Field(default=10 * 2**20, ge=4096, description="maximum size of each bot's log")
     keep_runs_days: float | None = Field(
-        default=None, gt=0, le=36_500, allow_inf_nan=False, description="delete runs that ended so long ago"
+        default=None, gt=0, le=36_500, allow_inf_nan=False, description="days to keep ended runs; unset: for ever"
     )
-    keep_runs: int | None = Field(default=None, ge=1, description="the most runs that are kept of each bot")
+    keep_runs: int | None = Field(default=None, ge=1, description="number of runs to keep of each bot; unset: all")
     grace_s: float = Field(
         default=10.0, ge=0, le=86_400, allow_inf_nan=False, description="seconds between SIGTERM and SIGKILL"
     )
     start_timeout_s: float = Field(
-        default=30.0, gt=0, le=86_400, allow_inf_nan=False, description="seconds a bot has to become ready"
+        default=30.0, gt=0, le=86_400, allow_inf_nan=False, description="seconds for a bot to become ready"
     )
     shutdown_s: float = Field(
-        default=5.0,
-        ge=0,
-        le=5,
-        allow_inf_nan=False,
-        description="the longest grace when the supervisor itself is stopped",
+        default=5.0, ge=0, le=5, allow_inf_nan=False, description="maximum grace when the supervisor itself is stopped"
     )
-    starts_at_once: int | None = Field(default=None, ge=1, description="the most bots that start at the same time")
+    starts_at_once: int | None = Field(
+        default=None, ge=1, description="maximum number of bots that start at the same time; unset: no limit"
+    )
     starts_per_s: float | None = Field(
-        default=None, gt=0, allow_inf_nan=False, description="the most starts in a second"
+        default=None, gt=0, allow_inf_nan=False, description="maximum number of starts in a second; unset: no limit"
     )
     zygote_idle_s: float | None = Field(
-        default=None, gt=0, allow_inf_nan=False, description="retire the zygote of a kind without bots after so long"
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="seconds until the zygote of a kind without bots is retired; unset: never",
     )
     without_supervisor_s: float | None = Field(
         default=None,
         ge=1,
         le=30 * 86_400,
         allow_inf_nan=False,
-        description="end the bots when no supervisor has come for so long",
+        description="seconds until bots without a supervisor are stopped; unset: they keep running",
     )
-    max_connections: int = Field(default=512, ge=4, le=100_000, description="open connections, idle ones included")
-    max_streams: int = Field(default=100, ge=0, le=100_000, description="open feeds of events and logs")
-    metrics_per_bot: bool = Field(default=True, description="whether /metrics has CPU and memory of each bot")
-    allowed_hosts: Annotated[list[str], pydantic_settings.NoDecode, pydantic.BeforeValidator(_split)] = Field(
-        default=[], description="further names by which clients may call this server, with commas"
+    max_connections: int = Field(
+        default=512, ge=4, le=100_000, description="maximum number of open connections, idle ones included"
+    )
+    max_streams: int = Field(
+        default=100, ge=0, le=100_000, description="maximum number of open feeds of events and logs"
+    )
+    metrics_per_bot: bool = Field(default=True, description="the series of each bot in /metrics")
+    allowed_hosts: Annotated[list[str], pydantic.BeforeValidator(_split)] = Field(
+        default=[], description="further host names by which clients may call this server, with commas"
     )
     token_file: AbsolutePath | None = Field(
-        default=None, description="a file of mode 0600 with tokens, as bot-supervisor token makes it"
+        default=None, description="file of mode 0600 with tokens, made by bot-supervisor token"
     )
     trusted_network: bool = Field(
-        default=False, description="listen beyond loopback without a token: whoever can connect is trusted"
+        default=False, description="listen beyond loopback without a token, and trust everyone who can connect"
     )
 
 
 class Settings(Flags):
-    """All that can be set. Made by `read`."""
+    """All settings. Made by `read`."""
 
-    admin_token: SecretStr | None = None
-    read_token: SecretStr | None = None
+    admin_token: Token | None = None
+    read_token: Token | None = None
     redis_url: Found | None = None
     redis_stream: str = Field(default="bot-supervisor:events", min_length=1, max_length=500)
     webhooks: tuple[Webhook, ...] = Field(default=(), max_length=20)
@@ -119,26 +126,15 @@ class Settings(Flags):
             raise ValueError("this is no URL that begins with redis://, rediss:// or unix://")
         return url
 
-    @pydantic.field_validator("admin_token", "read_token")
-    @classmethod
-    def _sendable(cls, token: SecretStr | None) -> SecretStr | None:
-        if token is not None and not (token.get_secret_value().isascii() and token.get_secret_value().isprintable()):
-            raise ValueError("a token is made of visible ASCII characters")
-        if token is not None and (not token.get_secret_value() or " " in token.get_secret_value()):
-            raise ValueError("a token is neither empty nor has it spaces")
-        return token
-
     @pydantic.field_validator("kinds", mode="before")
     @classmethod
-    def _inherit(cls, given: Any, info: pydantic.ValidationInfo) -> Any:
+    def _inherit(cls, kinds: Any, info: pydantic.ValidationInfo) -> Any:
         """Kinds take the general grace and start timeout unless they have their own; `counter` is always there."""
-        if not isinstance(given, Mapping):
-            return given
+        if not isinstance(kinds, Mapping):
+            return kinds
         general = {name: info.data[name] for name in ("grace_s", "start_timeout_s") if name in info.data}
-        all_ = kind_settings.over(
-            {"counter": kind_settings.COUNTER.model_dump(include={"target", "description"})}, given
-        )
-        return {name: {**general, **kind} if isinstance(kind, Mapping) else kind for name, kind in all_.items()}
+        kinds = kinds_of_bots.over({"counter": COUNTER.model_dump(include={"target", "description"})}, kinds)
+        return {name: {**general, **kind} if isinstance(kind, Mapping) else kind for name, kind in kinds.items()}
 
     @pydantic.model_validator(mode="after")
     def _guarded(self) -> Self:
@@ -155,21 +151,9 @@ class Settings(Flags):
             )
         return self
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[pydantic_settings.BaseSettings],
-        init_settings: pydantic_settings.PydanticBaseSettingsSource,
-        env_settings: pydantic_settings.PydanticBaseSettingsSource,
-        dotenv_settings: pydantic_settings.PydanticBaseSettingsSource,
-        file_secret_settings: pydantic_settings.PydanticBaseSettingsSource,
-    ) -> tuple[pydantic_settings.PydanticBaseSettingsSource, ...]:
-        """None but what is passed in: `read` has put the sources in their order, and can name each."""
-        return (init_settings,)
-
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address. A name other than localhost counts as wide."""
+    """Return whether only this machine can reach the address. Any name except localhost counts as wide."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -177,7 +161,7 @@ def is_loopback(host: str) -> bool:
 
 
 def read(flags: Mapping[str, Any], before: Settings | None = None) -> Settings:
-    """The settings of this program. The secrets are taken out of the environment, which children inherit.
+    """Return the settings of this program. The secrets leave the environment, which children inherit.
 
     Args:
         flags: the settings given in argv, by name.
@@ -200,7 +184,7 @@ def read(flags: Mapping[str, Any], before: Settings | None = None) -> Settings:
     elif token_file:
         tokens = references.tokens(token_file)
     values = {**table, **tokens, **given}
-    values["kinds"] = kind_settings.over(kind_settings.installed(), values.get("kinds", {}))
+    values["kinds"] = kinds_of_bots.over(kinds_of_bots.installed(), values.get("kinds", {}))
     try:
         return Settings(**values)
     except pydantic.ValidationError as invalid:
@@ -220,21 +204,29 @@ def read(flags: Mapping[str, Any], before: Settings | None = None) -> Settings:
 
 
 def _environment() -> dict[str, Any]:
-    # Webhooks are for the file alone: what stands in the environment, every bot inherits.
-    there = Settings.model_fields.keys() - {"webhooks"}
-    for name in os.environ:
-        if name.upper() in _OF_CLIENTS or not name.upper().startswith(PREFIX):
+    """Return the settings that the environment has, by name. An empty variable counts as unset."""
+    # Webhooks are for the file alone: bots inherit the environment.
+    known = Settings.model_fields.keys() - {"webhooks"}
+    found: dict[str, Any] = {}
+    for variable, value in os.environ.items():
+        name = variable[len(PREFIX) :].lower()
+        if not variable.upper().startswith(PREFIX) or variable.upper() in _OF_CLIENTS:
             continue
-        if name[len(PREFIX) :].lower() not in there:
-            raise errors.SettingsRefused(f"{name}: there is no such setting")
+        if name not in known:
+            raise errors.SettingsRefused(f"{variable}: there is no such setting")
+        if value:
+            found[name] = _kinds_of(variable, value) if name == "kinds" else value
+    for variable in list(os.environ):
+        if variable.upper() in _SECRET:
+            del os.environ[variable]
+    return found
+
+
+def _kinds_of(variable: str, text: str) -> Any:
     try:
-        env = pydantic_settings.EnvSettingsSource(Settings)()
-    except pydantic_settings.SettingsError as error:
-        raise errors.SettingsRefused(f"{PREFIX}*: {error}: it must be JSON") from None
-    for name in list(os.environ):
-        if name.upper() in _SECRET:
-            del os.environ[name]
-    return env
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise errors.SettingsRefused(f"{variable}: is not JSON: {error}") from None
 
 
 def _path(value: Any) -> Path | None:

@@ -45,6 +45,19 @@ Found = Annotated[SecretStr, pydantic.BeforeValidator(_found)]
 """A secret, or where it is found: looked up when the settings are read."""
 
 
+def _sendable(token: SecretStr) -> SecretStr:
+    text = token.get_secret_value()
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError("a token is made of visible ASCII characters")
+    if not text or " " in text:
+        raise ValueError("a token is neither empty nor has it spaces")
+    return token
+
+
+Token = Annotated[SecretStr, pydantic.AfterValidator(_sendable)]
+"""A bearer token, as a header can carry it."""
+
+
 def table(path: Path) -> dict[str, Any]:
     """What a TOML file says. Raises SettingsRefused."""
     text = ""

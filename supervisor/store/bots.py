@@ -11,7 +11,7 @@ from peewee import SQL, IntegrityError, SqliteDatabase, fn
 
 from supervisor.core import errors, model, terms
 from supervisor.store import tables
-from supervisor.store.tables import Bot
+from supervisor.store.tables import Bot, Json
 
 _REMEMBERED = Bot.forgotten_at.is_null()
 
@@ -33,6 +33,7 @@ def insert(
         limits=new.limits,
         schedule=new.schedule,
         overrides=new.overrides,
+        unchecked=new.unchecked,
         goal=model.Goal.UP,
         state=model.State.STARTING,
         reason="asked to start",
@@ -56,6 +57,7 @@ def insert(
         "limits": dataclasses.asdict(bot.limits),
         "schedule": bot.schedule and dataclasses.asdict(bot.schedule),
         "overrides": bot.overrides,
+        "unchecked": bot.unchecked,
     }
     try:
         bot_id = tables.insert(db, Bot, row)
@@ -81,6 +83,15 @@ def set_terms(db: SqliteDatabase, bot: model.Bot) -> None:
     tables.update(db, Bot, bot.bot_id, row)
 
 
+def set_params(db: SqliteDatabase, bot_id: int, params: model.Params) -> None:
+    """The parameters have been checked. Runs that had those from before are shown with them too."""
+    db.execute_sql(
+        "UPDATE run SET params = ?2 WHERE bot_id = ?1 AND params = (SELECT params FROM bot WHERE bot_id = ?1)",
+        (bot_id, Json.encode(params)),
+    )
+    tables.update(db, Bot, bot_id, {"params": params, "unchecked": False})
+
+
 def set_overrides(db: SqliteDatabase, overrides: Mapping[int, model.Overrides]) -> None:
     for bot_id, own in overrides.items():
         tables.update(db, Bot, bot_id, {"overrides": own})
@@ -89,6 +100,11 @@ def set_overrides(db: SqliteDatabase, overrides: Mapping[int, model.Overrides]) 
 def without_overrides(db: SqliteDatabase) -> list[model.Bot]:
     """The bots of which an earlier version did not say which settings are their own."""
     return _values(db, _REMEMBERED & Bot.overrides.is_null())
+
+
+def unchecked(db: SqliteDatabase) -> list[model.Bot]:
+    """The bots whose parameters were not checked."""
+    return _values(db, _REMEMBERED & (Bot.unchecked == 1))
 
 
 def forget(db: SqliteDatabase, bot_id: int, at: int, *, free_key: bool) -> None:
@@ -164,7 +180,7 @@ def _values(db: SqliteDatabase, condition: Any, *, limit: int | None = None) -> 
 def _value(row: tuple[Any, ...]) -> model.Bot:
     """The value of a row with all the columns of the table."""
     bot_id, kind, params, name, labels, restart, grace_s, goal, state, reason, restarts, created_at, *more = row
-    last_exit, _, _, limits, schedule, overrides, _ = more
+    last_exit, _, _, limits, schedule, overrides, _, unchecked = more
     end = None if last_exit is None else json.loads(last_exit)
     return model.Bot(
         bot_id=bot_id,
@@ -183,4 +199,5 @@ def _value(row: tuple[Any, ...]) -> model.Bot:
         limits=terms.limits(json.loads(limits or "{}"), model.Limits()),
         schedule=None if schedule is None else terms.schedule(json.loads(schedule)),
         overrides=json.loads(overrides or "{}"),
+        unchecked=bool(unchecked),
     )

@@ -247,6 +247,10 @@ class Ledger:
         """Say which terms hold for a bot from now on."""
         return self._writer.fact(lambda db: bots.set_terms(db, bot))
 
+    def set_params(self, bot_id: int, params: model.Params) -> asyncio.Future[None]:
+        """Say what the parameters of an unchecked bot came to when they were checked."""
+        return self._writer.fact(lambda db: bots.set_params(db, bot_id, params))
+
     def set_overrides(self, overrides: Mapping[int, model.Overrides]) -> asyncio.Future[None]:
         """Say what bots say themselves, by their ids."""
         return self._writer.fact(lambda db: bots.set_overrides(db, overrides))
@@ -326,6 +330,10 @@ class Ledger:
     async def bots_without_overrides(self) -> list[model.Bot]:
         """The bots of an earlier version, which did not say which of their settings are their own."""
         return await self._read(bots.without_overrides)
+
+    async def unchecked_bots(self) -> list[model.Bot]:
+        """The bots whose parameters could not be checked when they were made, and were not since."""
+        return await self._read(bots.unchecked)
 
     async def open_runs(self) -> list[model.Run]:
         """The runs whose end is not known, oldest first."""

@@ -83,6 +83,20 @@ class Secrets:
         finally:
             self._in_hand.subtract(keys.values())
 
+    def plain(self, params: Params, secret: Collection[str]) -> Params:
+        """The parameters with the values that are kept here for those whose names are not among the secret ones.
+
+        Raises Unavailable.
+        """
+        return {name: value if name in secret else self._value(name, value) for name, value in params.items()}
+
+    def _value(self, name: str, value: object) -> object:
+        key = _key(value)
+        try:
+            return value if key is None else (self._directory / key).read_bytes().decode()
+        except OSError as error:
+            raise errors.Unavailable(f"cannot read the parameter {name}: {error.strerror}") from None
+
     def digest(self, text: str) -> str:
         """A digest of what may have secrets in it. It says nothing of them to those who do not have our key."""
         return hmac.digest(self._name_key, b"digest\n" + text.encode(), hashlib.sha256).hex()

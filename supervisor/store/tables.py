@@ -62,6 +62,7 @@ class Bot(Model):
     schedule = Json(null=True)
     overrides = Json(null=True)
     idempotency_digest = Text(null=True)
+    unchecked = IntegerField(null=True)
 
     class Meta:
         strict_tables = True

@@ -233,10 +233,7 @@ class Writer:
                 raise LedgerLost(lost)
             self._db.commit()
         except Exception as error:
-            if self._files.log_lost is not None:
-                self._save_log()
-            # That undoes the transaction, and what comes next starts afresh.
-            self._db.close()
+            self._undo()
             reason = describe(error)
             if self.outage is None:
                 log.error("cannot write to the ledger: %s", reason, extra={"action": "ledger-outage"})
@@ -262,12 +259,27 @@ class Writer:
         else:
             self._begin()
 
-    def _save_log(self) -> None:
-        """Bring what is in a write-ahead log that has lost its name into the ledger, while it is open."""
-        with contextlib.suppress(PeeweeException):
+    def _undo(self) -> None:
+        """Undo the transaction, so that what comes next starts afresh."""
+        if self._files.log_lost is not None and not self._db.is_closed():
+            if not self._is_log_saved():
+                return
+            self.generation += 1
+        self._db.close()
+
+    def _is_log_saved(self) -> bool:
+        """Bring what is in a write-ahead log that has lost its name into the ledger, while it is open.
+
+        As long as another connection reads from the log that cannot be done. A new log would not go with what is in
+        the ledger then: SQLite finds the file damaged, or loses what follows.
+        """
+        with contextlib.suppress(PeeweeException):  # There may be no transaction.
             self._db.rollback()
-            self._db.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-        self.generation += 1
+        try:
+            is_busy, _, _ = self._db.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except PeeweeException:
+            return False
+        return not is_busy
 
     def _begin(self) -> None:
         """Wait for the lock as long as the busy timeout; in an outage just ask."""

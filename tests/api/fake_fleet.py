@@ -247,9 +247,9 @@ class FakeFleet:
                 raise errors.KindGone(f"cannot {verb} bot {bot.bot_id}: the settings no longer have its kind")
 
     @contextlib.asynccontextmanager
-    async def checked(self, kind: str, given: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
-        self.defaults(kind)
-        yield params.check(kind, PARAMETERS[kind], given)
+    async def checked(self, new: model.NewBot) -> AsyncIterator[model.NewBot]:
+        self.defaults(new.kind)
+        yield dataclasses.replace(new, params=params.check(new.kind, PARAMETERS[new.kind], new.params))
 
     async def reload_kinds(self) -> views.Reloaded:
         if self.refused:

@@ -154,7 +154,9 @@ def test_a_life(botctl: Botctl, shared: Program) -> None:
     wait_for(lambda: "12" in shared.bot_log(bot["bot_id"]), what="it has printed")
     assert botctl("logs", bot_id).stdout.startswith("12\n")
     shown = botctl("show", bot_id).stdout
-    assert all(text in shown for text in ("adder", "its process is ready", "start_number=12", "team=a", "| 12"))
+    assert all(text in shown for text in ("adder", "its process is ready", "start_number=12", "team=a"))
+    # The last ten lines, which on a slow machine are no longer the first.
+    assert re.search(r"^\| \d+$", shown, re.M)
     assert "restarted" not in botctl("restart", bot_id).stdout
     assert botctl("stop", bot_id).stdout.startswith(f"bot {bot_id} stopped: ")
     assert [each["state"] for each in botctl.json("ps", "-a")] == ["stopped"]

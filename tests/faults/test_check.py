@@ -208,4 +208,4 @@ def test_no_data(tmp_path: Path) -> None:
         shown = subprocess.run(
             [sys.executable, "-m", "supervisor", *argv], capture_output=True, text=True, timeout=30, check=True
         )
-        assert "bot-supervisor check" in shown.stdout
+        assert "Look for what is wrong in a data directory." in shown.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -122,3 +123,46 @@ def test_a_full_disk(small_disk: Program) -> None:
     wait_for(lambda: program.runs(killed)[0]["signal"] == "SIGKILL", 5, "the exit that was kept is written")
     ready(program, killed)
     ready(program, program.start_bot())
+
+
+@pytest.mark.parametrize("how", ["moved", "replaced"])
+def test_a_ledger_that_is_not_at_its_path_is_an_outage(program: Program, how: str) -> None:
+    """It would be written to all the same, and that be gone after the next death. Bots do not notice."""
+    stopped, lives = program.start_bot(), program.start_bot()
+    pids = {bot_id: ready(program, bot_id) for bot_id in (stopped, lives)}
+    ledger, aside = program.data_dir / "ledger.sqlite3", program.directory / "aside"
+    ledger.rename(aside)
+    if how == "replaced":
+        shutil.copy(aside, ledger)
+    not_ready, refused = program.get("/readyz"), program.post("/start")
+    assert not_ready.status_code == refused.status_code == 503
+    for answer in (not_ready, refused):
+        assert f"{ledger} was {how}" in answer.json()["detail"]
+    program.post(f"/bots/{stopped}/stop?wait=0")
+    wait_for(lambda: not psutil.pid_exists(pids[stopped]), 5, "it is stopped all the same")
+    assert program.get("/livez").status_code == 200
+    assert program.bot(lives)["pid"] == pids[lives]
+    aside.rename(ledger)
+    wait_for(lambda: program.get("/readyz").status_code == 200, 5, "the outage is over")
+    assert last_end(program, stopped) == ("stopped", 0, None)
+    ready(program, program.start_bot())
+    program.kill()
+    program.start()
+    assert ready(program, lives) == pids[lives]
+    assert program.ledger("SELECT count(*) FROM bot")[0][0] == 3
+
+
+def test_no_bot_that_was_answered_goes_with_a_lost_write_ahead_log(program: Program) -> None:
+    first = program.start_bot()
+    pid = ready(program, first)
+    (program.data_dir / "ledger.sqlite3-wal").unlink()
+    not_ready = program.get("/readyz")
+    assert not_ready.status_code == 503
+    assert "ledger.sqlite3-wal was" in not_ready.json()["detail"]
+    assert program.post("/start").status_code == 503
+    wait_for(lambda: program.get("/readyz").status_code == 200, 5, "what was in it is saved")
+    second = program.start_bot()
+    program.kill()
+    program.start()
+    assert ready(program, first) == pid
+    assert ready(program, second)

@@ -62,14 +62,17 @@ def test_an_unknown_kind_names_those_that_there_are(shared: Program) -> None:
         ({}, "symbol"),
         ({"symbol": 1}, "symbol"),
         ({"symbol": "a", "leverage": "2"}, "leverage"),
-        ({"symbl": "a"}, "symb"),
+        ({"symbl": "a"}, "symbl"),
+        ({"symbl": "a"}, "did you mean symbol?"),
     ],
 )
 def test_a_wrong_parameter_is_named(shared: Program, params: dict[str, Any], field: str) -> None:
     response = shared.post("/start", {"kind": "needs", "params": params})
     assert response.status_code == 422
     assert field in response.json()["detail"]
-    assert [error for error in response.json()["errors"] if field in ".".join(map(str, error["loc"]))]
+    assert [
+        error for error in response.json()["errors"] if field in f"{'.'.join(map(str, error['loc']))}: {error['msg']}"
+    ]
 
 
 # ---- code
@@ -112,6 +115,34 @@ def test_new_code_that_is_broken(make_program: Make, tmp_path: Path) -> None:
     # A fleet that rolls all the same rolls onto the good code.
     results = program.post("/bots/restart?kind=mine&max_parallel=1").json()["results"]
     assert [result["ok"] for result in results] == [True, True]
+
+
+def test_what_was_given_to_a_broken_kind_comes_out_of_hiding_but_for_secrets(
+    make_program: Make, tmp_path: Path
+) -> None:
+    module = tmp_path / "mine.py"
+    module.write_text("def main(:\n")
+    program = make_program(config=f'[kinds.mine]\ntarget = "mine:main"\npath = ["{tmp_path}"]\n').start()
+    given = {"account": "alice", "token": "t0p-s3cret"}
+    bots = [program.post("/bots", {"kind": "mine", "params": given}).json()["bot_id"] for _ in range(2)]
+    hidden = {"account": "**********", "token": "**********"}
+    assert [program.bot(bot_id)["params"] for bot_id in bots] == [hidden, hidden]
+    module.write_text(
+        "import time\nfrom pydantic import SecretStr\n"
+        "def main(*, account: str, token: SecretStr, side: str = 'buy'):\n"
+        "    print(account, token.get_secret_value() == 't0p-s3cret', side, flush=True)\n    time.sleep(3600)\n"
+    )
+    # One by its next start, the other by the reload, whichever comes first.
+    assert program.post(f"/bots/{bots[0]}/start").json()["state"] == "running"
+    assert program.post("/kinds/mine/reload").status_code == 200
+    shown = {"account": "alice", "token": "**********", "side": "buy"}
+    assert [program.bot(bot_id)["params"] for bot_id in bots] == [shown, shown]
+    wait_for(lambda: program.bot_log(bots[0]) == "alice True buy\n")
+    assert [run["params"] for run in program.runs(bots[0])] == [shown, shown]
+    program.kill()
+    program.start()
+    assert [program.bot(bot_id)["params"] for bot_id in bots] == [shown, shown]
+    assert b"t0p-s3cret" not in b"".join(path.read_bytes() for path in program.data_dir.glob("ledger.sqlite3*"))
 
 
 def test_a_rolling_restart_onto_settings_that_are_broken(make_program: Make) -> None:

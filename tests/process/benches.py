@@ -84,7 +84,7 @@ class Bench:
 class FakeBench(Bench):
     def __init__(self) -> None:
         super().__init__()
-        self.engine = FakeEngine(BEHAVIOURS, self.note)
+        self.engine = FakeEngine(dict(BEHAVIOURS), self.note)
 
 
 class LocalBench(Bench):

@@ -406,6 +406,9 @@ class MemoryLedger(Ledger):
     async def bots_without_overrides(self) -> list[model.Bot]:
         return []
 
+    async def unchecked_bots(self) -> list[model.Bot]:
+        return []
+
     async def bots_of_key(self, idempotency: model.Idempotency) -> list[model.Bot]:
         return _of_key(await self._disk_of_now(), idempotency)
 

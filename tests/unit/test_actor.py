@@ -134,6 +134,7 @@ class World:
             ledger=ledger,
             kind=lambda kind: self.spec,
             terms=lambda kind: self.spec.terms,
+            check=lambda bot: self.engine.check(bot.kind, bot.params),
             starts=self.starts,
             pulse=Pulse(),
             claims=self.claims,

@@ -548,3 +548,22 @@ async def test_a_lost_write_ahead_log_loses_nothing(ledger: Ledger, tmp_path: Pa
     ]
     with contextlib.closing(sqlite3.connect(tmp_path / "ledger.db")) as another:
         assert another.execute("SELECT count(*) FROM bot").fetchone() == (2,)
+
+
+async def test_a_lost_log_is_not_left_while_it_is_read(ledger: Ledger, other: sqlite3.Connection, path: Path) -> None:
+    """What somebody reads of it cannot be brought into the ledger yet, and a new log does not go with it."""
+    await create_bot(ledger, NEW)
+    other.execute("BEGIN")
+    other.execute("SELECT * FROM bot").fetchall()
+    await create_bot(ledger, NEW)
+    Path(f"{path}-wal").unlink()
+    for _ in range(3):
+        assert "ledger.db-wal" in await refused(ledger)
+    other.execute("ROLLBACK")
+    await written_again(ledger)
+    await create_bot(ledger, NEW)
+    killed = path.parent / "killed.db"
+    for suffix in ("", "-wal"):
+        shutil.copy(f"{path}{suffix}", f"{killed}{suffix}")
+    with contextlib.closing(sqlite3.connect(killed)) as found:
+        assert found.execute("SELECT count(*) FROM bot").fetchone() == (3,)
