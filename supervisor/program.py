@@ -102,7 +102,10 @@ async def open_fleet(
     data = settings.data_dir
     log_dir = data / "logs"
     for directory in (data / "run", log_dir):
-        directory.mkdir(mode=0o700, exist_ok=True)
+        try:
+            directory.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise errors.SettingsRefused(f"cannot make {directory}: {error.strerror}") from None
     printed = Printed(data / "run" / "printed.json")
     follower = logs.Follower(log_dir, out, limit_bytes=settings.log_limit_bytes, printed=printed.take())
     bot_logs = logs.BotLogs(log_dir, follower)

@@ -76,6 +76,10 @@ class FakeProcess:
             if not self.keeps_descendants:
                 self.end_descendants()
 
+    def age(self, seconds: float) -> None:
+        """It has lived for longer."""
+        self._began -= seconds
+
     def end_descendants(self) -> None:
         """What it had started is gone at last."""
         exit_ = self._ended.result()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,3 +36,10 @@ async def create_bot_and_run(
     """A bot, the id of its run, and whether it was made now."""
     [(bot, run_id)], created = await ledger.create_bots(new, started_at=started_at, **how)
     return bot, run_id, created
+
+
+def make_earlier(path: Path) -> Path:
+    """A ledger of version 0.1.0, as it was left by a supervisor that was killed."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript((Path(__file__).parent / "fixtures" / "ledger-0.1.0.sql").read_text())
+    return path

@@ -13,8 +13,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from supervisor import data_directory
+from supervisor import data_directory, logs
 from supervisor.core import errors
+from supervisor.core.model import Identity
+from supervisor.engine import pidfd
+from supervisor.engine.locks import Locks
 from supervisor.store import inspection, secrets
 from supervisor.store.inspection import Inspection
 
@@ -62,7 +65,7 @@ def _looked_at(data_dir: Path) -> Iterator[Finding]:
             # A supervisor makes and deletes files while we would look.
             yield from _of_logs(ledger, data_dir)
             yield from _of_secrets(ledger, data_dir / "secrets")
-            yield from _of_locks(ledger, data_dir / "run" / "locks")
+            yield from _of_locks(ledger, data_dir)
             yield from _of_zygotes(data_dir / "run")
     except OSError as error:
         told = f"{error.filename or data_dir}: {error.strerror}; check as the user who runs the supervisor"
@@ -107,15 +110,35 @@ def _of_secrets(ledger: Inspection, directory: Path) -> Iterator[Finding]:
         yield Finding(what="secrets", told=told, wrong=True)
 
 
-def _of_locks(ledger: Inspection, directory: Path) -> Iterator[Finding]:
-    locks = _those_in(directory, "*.lock")
-    held = [path for path in locks if data_directory.is_locked(path)]
-    owned = [path for path in held if path.stem in map(str, ledger.open_runs)]
-    alive = f"{len(owned)} bots of {len(ledger.open_runs)} with an open run live; the next supervisor takes them over"
-    yield Finding(what="locks", told=alive if ledger.open_runs else f"{len(locks)}, none held")
-    for path in sorted(set(held) - set(owned)):
+def _of_locks(ledger: Inspection, data_dir: Path) -> Iterator[Finding]:
+    locks = _those_in(data_dir / "run" / "locks", "*.lock")
+    held = {path for path in locks if data_directory.is_locked(path)}
+    runs = ledger.open_runs
+    owned = {path for path in held if path.stem in map(str, runs)}
+    told = f"{len(owned)} bots of {len(runs)} with an open run live" if runs else f"{len(locks)}, none held"
+    if owned:
+        told += "; the next supervisor takes them over"
+    if copied := sum(_lives_elsewhere(bot_id, identity, data_dir) for bot_id, identity in runs.items()):
+        told += (
+            f"; {copied} live with another data directory, of which this is a copy: the next supervisor leaves them"
+            " alone, and starts those that are to be up a second time"
+        )
+    yield Finding(what="locks", told=told)
+    for path in sorted(held - owned):
         told = f'{path} is held, and its bot has no open run; see who does with "fuser -v {path}", and end that'
         yield Finding(what="locks", told=told, wrong=True)
+
+
+def _lives_elsewhere(bot_id: int, identity: Identity | None, data_dir: Path) -> bool:
+    """Whether the process of an open run lives, and is not a bot of this directory."""
+    if identity is None or (fd := pidfd.open_process(identity)) is None:
+        return False
+    try:
+        return pidfd.lives(fd) and not Locks(data_dir / "run" / "locks").is_of(
+            identity.pid, bot_id, logs.log_path(data_dir / "logs", bot_id)
+        )
+    finally:
+        os.close(fd)
 
 
 def _of_zygotes(run_dir: Path) -> Iterator[Finding]:

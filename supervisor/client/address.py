@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 import tomllib
@@ -58,7 +59,8 @@ def _of_file(path: Path) -> str:
     try:
         if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise ValueError(f"{path}: others can read this token; mend it with: chmod 600 {path}")
-        text = path.read_text(encoding="ascii").strip()
+        # Editors of some systems write a byte order mark first.
+        text = path.read_bytes().removeprefix(codecs.BOM_UTF8).decode("ascii").strip()
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

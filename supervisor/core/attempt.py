@@ -3,12 +3,14 @@ for without one."""
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from collections import deque
 from dataclasses import dataclass
 
+from supervisor.core import schedules
 from supervisor.core.events import Now
-from supervisor.core.model import Cause, WaitingFor
+from supervisor.core.model import Cause, Schedule, WaitingFor
 from supervisor.core.terms import Terms
 
 KILL_AGAIN_S = 5.0
@@ -130,6 +132,15 @@ class Waiting:
     due: int
     look_at: float
     by_clock: bool = False
+
+    def looked_at(self, now: Now) -> Waiting:
+        """The time of day has not come yet: when to look again."""
+        return dataclasses.replace(self, look_at=Appointment.at(self.due, now).look_at)
+
+    def under(self, schedule: Schedule | None, now: Now) -> Waiting:
+        """The same, by a schedule that may be another than before. Without one, or if it is due, it stays as it is."""
+        due = None if schedule is None or self.due <= now.wall else schedules.next_after(schedule, now.wall)
+        return self if due is None else dataclasses.replace(self, due=due).looked_at(now)
 
 
 class RestartWindow:

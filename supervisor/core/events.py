@@ -160,6 +160,11 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True)
+class TermsChanged:
+    """The settings may say something else of the bot's kind now. A bot that waits by its schedule looks again."""
+
+
+@dataclass(frozen=True, slots=True)
 class EffectFailed:
     """An effect could not be carried out."""
 
@@ -186,5 +191,6 @@ Event: TypeAlias = (
     | Ended
     | Swept
     | Tick
+    | TermsChanged
     | EffectFailed
 )

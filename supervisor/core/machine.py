@@ -148,6 +148,8 @@ class Machine:
                 self._on_spawned(attempt, now)
             case events.NotSpawned() if attempt:
                 self._on_not_spawned(attempt, event, now)
+            case events.TermsChanged() if self.waiting and self.waiting.why is WaitingFor.SCHEDULE:
+                self.waiting = self.waiting.under(now.terms.applied(self.bot).schedule, now)
             case events.EffectFailed(effect=effect, detail=detail):
                 self._on_effect_failed(effect, detail, now)
             case events.Made(run=run):
@@ -270,8 +272,7 @@ class Machine:
         waiting = self.waiting
         assert waiting is not None
         if waiting.by_clock and now.wall < waiting.due:
-            look_at = Appointment.at(waiting.due, now).look_at
-            self.waiting = dataclasses.replace(waiting, look_at=look_at)
+            self.waiting = waiting.looked_at(now)
             return
         counts = waiting.why is WaitingFor.RESTART
         if counts:
@@ -386,9 +387,8 @@ class Machine:
         grace_s = self.bot.grace_s if grace_s is None else grace_s
         attempt.ending = Ending(asked, now.time, grace_s, now.time + grace_s, again=asked is Cause.RESTARTED)
         if attempt.spawned is None:
-            timed_out = asked is Cause.START_TIMEOUT
-            limit_s = attempt.terms.start_timeout_s
-            detail = reasons.not_imported(self.bot.kind, limit_s) if timed_out else reasons.NO_PROCESS_YET
+            late = reasons.not_imported(self.bot.kind, attempt.terms.start_timeout_s)
+            detail = late if asked is Cause.START_TIMEOUT else reasons.NO_PROCESS_YET
             self._effects.insert(0, effects.CancelLaunch(detail))
         elif asked is Cause.HEARTBEAT and attempt.phase is Phase.ALIVE:
             attempt.phase, attempt.ending.dump_until = Phase.DUMPING, now.time + DUMP_S

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import json
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import pydantic
 
-from supervisor.core import errors
+from supervisor.core import errors, suggestions
 
 SAFE_INTEGER = 2**53
 """JSON numbers beyond are not the same number to every reader."""
@@ -77,15 +77,37 @@ def check(kind: str, parameters: Sequence[Mapping[str, Any]], given: Mapping[str
     try:
         return _of(kind, parameters).model_validate(given).model_dump(by_alias=True)
     except pydantic.ValidationError as error:
-        raise refused(kind, error.errors(include_input=False, include_url=False, include_context=False)) from None
+        found = error.errors(include_input=False, include_url=False, include_context=False)
+        raise refused(kind, found, given, [parameter["name"] for parameter in parameters]) from None
 
 
-def refused(kind: str, found: Sequence[Mapping[str, Any]]) -> errors.BadParams:
-    """What to raise for parameters that are wrong: each error with `loc`, `msg` and `type`."""
-    problems = [{"loc": ["body", "params", *e["loc"]], "msg": e["msg"], "type": e["type"]} for e in found[:20]]
-    where = ".".join(map(str, problems[0]["loc"][2:]))
-    said = f"{where}: {problems[0]['msg']}" if where else problems[0]["msg"]
+def refused(
+    kind: str, found: Sequence[Mapping[str, Any]], given: Mapping[str, Any], known: Collection[str]
+) -> errors.BadParams:
+    """What to raise for parameters that are wrong: each error that was found with `loc`, `msg` and `type`.
+
+    A name that the kind does not have is told first, with the nearest that it has. A model may ignore such a name: then
+    it is told where another is missing.
+    """
+    forbidden = {error["loc"][0] for error in found if _is_unknown(error)}
+    misses = any(error["type"] == "missing" for error in found)
+    explained = [
+        {"loc": [name], "msg": f"no such parameter; {suggestions.instead_of(name, known)}", "type": "extra_forbidden"}
+        for name in given
+        if name in forbidden or (misses and name not in known)
+    ]
+    others = [error for error in found if not _is_unknown(error)]
+    problems = [
+        {"loc": ["body", "params", *error["loc"]], "msg": error["msg"], "type": error["type"]}
+        for error in [*explained, *others][:20]
+    ]
+    told = [".".join(map(str, problem["loc"][2:])) + f": {problem['msg']}" for problem in problems[:3]]
+    said = "; ".join(one.removeprefix(": ") for one in told)
     return errors.BadParams(f"{kind} does not take these parameters: {said}", errors=problems)
+
+
+def _is_unknown(error: Mapping[str, Any]) -> bool:
+    return error["type"] == "extra_forbidden" and len(error["loc"]) == 1
 
 
 def secret_names(parameters: Sequence[Mapping[str, Any]], schema: Mapping[str, Any] | None) -> frozenset[str]:

@@ -52,9 +52,10 @@ class LocalEngine:
         self._run_dir = data_dir / "run"
         self._logs = logs
         self._kind_log_dir = data_dir / "kinds"
-        for directory in (self._run_dir, self._kind_log_dir):
+        lock_dir = self._run_dir / "locks"
+        for directory in (self._run_dir, lock_dir, self._kind_log_dir):
             directory.mkdir(mode=0o700, exist_ok=True)
-        self._locks = Locks(self._run_dir / "locks")
+        self._locks = Locks(lock_dir)
         self._kinds = kinds
         self._zygote_idle_s = zygote_idle_s
         self._without_supervisor_s = without_supervisor_s
@@ -140,7 +141,7 @@ class LocalEngine:
             return given
         zygote = await slot.warm_zygote()
         if found := await zygote.check(given):
-            raise params.refused(kind, found)
+            raise params.refused(kind, found, given, hello.schema.get("properties", {}))
         return given
 
     def set_kinds(self, kinds: Mapping[str, settings.Kind]) -> None:

@@ -26,11 +26,10 @@ _HOLDER = re.compile(rb"(\d+) (\d+) (\d+)\n")
 
 
 class Locks:
-    """A directory with a file for each bot that runs."""
+    """A directory with a file for each bot that runs. Only an engine makes it."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        directory.mkdir(mode=0o700, exist_ok=True)
 
     def path(self, bot_id: int) -> Path:
         return self._directory / f"{bot_id}.lock"

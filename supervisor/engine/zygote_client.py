@@ -22,6 +22,7 @@ import psutil
 
 from botproc import kernel, wire, zygote
 from supervisor import __version__, settings
+from supervisor.background import Background
 from supervisor.core import errors
 from supervisor.core.model import Cause, Exit, Identity, Params, now_us
 from supervisor.engine import pidfd
@@ -97,7 +98,7 @@ class Zygote:
         """How many bots it was asked for."""
         self._ending: asyncio.Task[None] | None = None
         self._writer: asyncio.StreamWriter | None = None
-        self._reading: asyncio.Task[None] | None = None
+        self._background = Background()
 
     @classmethod
     def start(cls, spec: wire.ZygoteSpec, listener: Listener) -> Zygote:
@@ -142,7 +143,7 @@ class Zygote:
                 self.close()
                 raise
         asyncio.get_running_loop().add_reader(self._fd, self._on_death, peer)
-        self._reading = asyncio.create_task(self._read(reader), name=f"zygote {self.kind}")
+        self._background.start(self._read(reader), name=f"read from the zygote of {self.kind}")
 
     async def connect_when_up(self) -> None:
         """Connect to one that was just started. Raises SpawnFailed."""
@@ -182,8 +183,7 @@ class Zygote:
 
     def close(self) -> None:
         """Lets go of it; it lives on."""
-        if self._reading is not None:
-            self._reading.cancel()
+        self._background.cancel()
         self._unwatch()
         self._watchdog.close()
         if self._writer is not None:
@@ -277,7 +277,7 @@ class Zygote:
         """Once it has died: ends what it had forked and not told of, as far as that is still in its session. Looked for
         once, for all who wait for it. Raises OSError when no descriptor is left."""
         if self._ending is None or (self._ending.done() and self._ending.exception()):
-            self._ending = asyncio.create_task(self._end_session(), name=f"end session {self.pid}")
+            self._ending = self._background.start(self._end_session(), name=f"end session {self.pid}")
         await asyncio.shield(self._ending)
 
     async def _end_session(self) -> None:

@@ -227,7 +227,7 @@ class Actor:
             self._timer = None
         if self._timer is None and deadline is not None:
             self._timer = self._loop.call_at(deadline, self._tick)
-        if self.launch is not None and self.machine.bot.state is not State.STARTING:
+        if self.launch is not None and self.launch.turn is not None and self.machine.bot.state is not State.STARTING:
             self.launch.end_turn()
         if self.machine.listens and not self._holds_pulse:
             self._holds_pulse = True

@@ -206,6 +206,9 @@ class Fleet:
         self._refuse_when_shutting_down()
         before = self.catalogue.instances
         reloaded = await self.catalogue.reload()
+        for actor in self._roster:
+            if actor.state is State.SCHEDULED:
+                actor.post(events.TermsChanged())
         self._late_checks.begin()
         self._instances.populate()
         return dataclasses.replace(reloaded, surplus=await self._instances.surplus(before))

@@ -26,6 +26,7 @@ class Launch:
 
     Attributes:
         error: why there is no process, once there is none.
+        turn: its place among the starts, until that is over.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Launch:
         self._claim = claim
         self._post = post
         self._on_process = on_process
-        self._turn: Turn | None = None
+        self.turn: Turn | None = None
         self._given_up: str | None = None
         self._interruptible = False
         self._task = asyncio.create_task(self._run(), name=f"launch bot-{bot.bot_id}")
@@ -54,7 +55,7 @@ class Launch:
     @property
     def place(self) -> int:
         """How many starts go before this one."""
-        return self._turn.place if self._turn else 0
+        return self.turn.place if self.turn else 0
 
     def cancel(self, detail: str) -> None:
         """Make no process, if there is still time."""
@@ -64,9 +65,9 @@ class Launch:
 
     def end_turn(self) -> None:
         """The bot has started, or starts no more: it is another's turn. May be called again."""
-        if self._turn is not None:
-            self._turn.release()
-            self._turn = None
+        if self.turn is not None:
+            self.turn.release()
+            self.turn = None
 
     def close(self) -> None:
         """End the task, whatever it does. A process that was ordered may still come to be."""
@@ -102,7 +103,7 @@ class Launch:
         bot, shared = self._bot, self._shared
         self._refuse_when_given_up()
         self._claim(bot.params)
-        self._turn = turn = shared.starts.ask(bot.kind)
+        self.turn = turn = shared.starts.ask(bot.kind)
         if not turn.granted:
             self._post(events.Queued())
             self._interruptible = True

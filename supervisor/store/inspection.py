@@ -25,8 +25,8 @@ class Inspection:
     remembered: frozenset[int]
     forgotten: frozenset[int]
     runs: int
-    open_runs: frozenset[int]
-    """The bots with a run whose end is not known."""
+    open_runs: Mapping[int, model.Identity | None]
+    """The bots with a run whose end is not known, and the process of that, if it came to have one."""
     latest_event: int
     with_secrets: Sequence[model.Params]
     """The parameters of those bots that are not forgotten and may have a secret."""
@@ -58,9 +58,14 @@ def inspect(path: Path) -> Inspection | None:
                 remembered=frozenset(bot_id for bot_id, _, is_forgotten in rows if not is_forgotten),
                 forgotten=frozenset(bot_id for bot_id, _, is_forgotten in rows if is_forgotten),
                 runs=db.execute_sql("SELECT count(*) FROM run").fetchone()[0],
-                open_runs=frozenset(
-                    bot_id for (bot_id,) in db.execute_sql("SELECT bot_id FROM run WHERE cause IS NULL")
-                ),
+                open_runs={
+                    bot_id: None
+                    if pid is None
+                    else model.Identity(pid=pid, start_ticks=start_ticks, inode=inode, boot_id=boot_id)
+                    for bot_id, pid, start_ticks, inode, boot_id in db.execute_sql(
+                        "SELECT bot_id, pid, start_ticks, inode, boot_id FROM run WHERE cause IS NULL"
+                    )
+                },
                 latest_event=events.latest(db),
                 with_secrets=bots.params_with_secrets(db),
             )

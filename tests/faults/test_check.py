@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -11,11 +12,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from supervisor.store import migrations
 from tests.faults.observe import ready, warm_zygote
 from tests.program import Program
+from tests.waiting import wait_for
 
 Make = Callable[..., Program]
 
@@ -117,6 +120,30 @@ def test_bots_that_wait_for_the_next_supervisor(make_program: Make) -> None:
     assert of("zygotes", lines) == "zygotes: ok: 0, and 1 sockets without one, which the next start removes"
     program.start()
     assert all(ready(program, bot_id) not in pids for bot_id in bots)
+
+
+def test_a_copy_beside_the_original(program: Program, tmp_path: Path) -> None:
+    """Its open runs are of processes that are the original's."""
+    pids = [ready(program, program.start_bot()) for _ in range(2)]
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "--archive", program.data_dir, copy], check=True)
+    code, lines = check(copy)
+    assert code == 0, lines
+    assert "no supervisor works in it" in of("data", lines)
+    told = of("locks", lines)
+    assert told.startswith("locks: ok: 0 bots of 2 with an open run live; 2 live with another data directory")
+    assert "takes them over" not in told
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not any(map(psutil.pid_exists, pids)), what="they are gone")
+    assert of("locks", check(copy)[1]) == "locks: ok: 0 bots of 2 with an open run live"
+
+
+def test_a_pipe_in_the_place_of_a_lock(left: Program) -> None:
+    """A bot's lock is its own file: it can be anything, and must not hold us up."""
+    os.mkfifo(left.data_dir / "run" / "locks" / "1.lock")
+    code, lines = check(left.data_dir)
+    assert code == 0, lines
 
 
 def test_files_of_nobody(left: Program) -> None:

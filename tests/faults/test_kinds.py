@@ -62,14 +62,17 @@ def test_an_unknown_kind_names_those_that_there_are(shared: Program) -> None:
         ({}, "symbol"),
         ({"symbol": 1}, "symbol"),
         ({"symbol": "a", "leverage": "2"}, "leverage"),
-        ({"symbl": "a"}, "symb"),
+        ({"symbl": "a"}, "symbl"),
+        ({"symbl": "a"}, "did you mean symbol?"),
     ],
 )
 def test_a_wrong_parameter_is_named(shared: Program, params: dict[str, Any], field: str) -> None:
     response = shared.post("/start", {"kind": "needs", "params": params})
     assert response.status_code == 422
     assert field in response.json()["detail"]
-    assert [error for error in response.json()["errors"] if field in ".".join(map(str, error["loc"]))]
+    assert [
+        error for error in response.json()["errors"] if field in f"{'.'.join(map(str, error['loc']))}: {error['msg']}"
+    ]
 
 
 # ---- code

@@ -1,4 +1,4 @@
-"""Bots that cannot be set up: one run, closed, with the reason; and a start that works once the cause is gone."""
+"""Bots without a log: one run, closed, with the reason; and a start that works once the cause is gone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import pytest
 from botproc import wire
 from tests.program import Program
 
-KINDS = {"sleeps": 'target = "misbehaving:sleeps"'}
+KINDS = {"sleeps": 'target = "misbehaving:sleeps"', "wrecks": 'target = "wrecks_its_log:main"\nready = "notify"'}
+
+NEVER = {"policy": "never"}
 
 Make = Callable[..., Program]
 
@@ -60,3 +62,18 @@ def test_directories_that_were_removed_are_made_again(make_program: Make) -> Non
     program.wait_state(bot_id, "running")
     assert (program.data_dir / "logs" / f"{bot_id}.log").exists()
     assert (program.data_dir / "run" / "locks" / f"{bot_id}.lock").exists()
+
+
+@pytest.mark.parametrize("how", ["directory", "pipe", "link", "nothing"])
+@pytest.mark.parametrize("then", ["ends", "stays"])
+def test_the_end_of_a_bot_that_wrecks_its_log_is_known(shared: Program, how: str, then: str) -> None:
+    bot_id = shared.start_bot("wrecks", params={"how": how, "code": 3 if then == "ends" else None}, restart=NEVER)
+    if then == "stays":
+        shared.wait_state(bot_id, "running")
+        assert shared.get(f"/stop/{bot_id}").status_code == 200
+        shared.wait_state(bot_id, "stopped")
+    else:
+        shared.wait_state(bot_id, "failed")
+    [run] = shared.ended_runs(bot_id)
+    assert (run["exit_code"], run["cause"]) == ((3, "crashed") if then == "ends" else (0, "stopped"))
+    assert shared.client.delete(f"/bots/{bot_id}").status_code == 204

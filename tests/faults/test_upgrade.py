@@ -17,6 +17,7 @@ import psutil
 
 from supervisor import data_directory
 from tests.faults.observe import copies, end, ends_well, is_alive, last_end, ready
+from tests.ledgers import make_earlier
 from tests.program import Program
 from tests.waiting import wait_for
 
@@ -312,3 +313,29 @@ def test_the_data_directory_is_never_free_amid_an_upgrade(make_program: Make) ->
         finally:
             over.set()
         assert intruding.result() == []
+
+
+def test_a_data_directory_of_version_0_1_0(make_program: Make) -> None:
+    """Its supervisor was killed, and then the machine started again. What was wanted then is wanted now."""
+    program = make_program(kinds={"sleeper": 'command = ["sleep", "1000"]\nrestart = {policy = "never"}'}, flags=SOON)
+    program.data_dir.mkdir()
+    make_earlier(program.data_dir / "ledger.sqlite3")
+    program.start()
+    assert ready(program, 1)
+    assert [run["cause"] for run in program.runs(1)] == ["lost", None]
+    web = program.bot(1)
+    assert (web["name"], web["labels"], web["params"]) == ("web", {"customer": "7"}, {"start_number": 5})
+    assert program.bot_log(1).startswith("5\n")
+    assert web["overrides"] == {}
+    assert program.wait_state(8, "running")["overrides"]["restart"]["policy"] == "on-failure"
+    assert program.wait_state(5, "running")["last_exit"]["cause"] == "lost"
+    assert program.bot(2)["state"] == "stopped"
+    assert program.wait_state(4, "scheduled")["waiting_for"] == "schedule"
+    for gone, kind in ((3, "crashes"), (7, "limited")):
+        assert f"no kind '{kind}'" in program.wait_state(gone, "failed")["reason"]
+    assert program.get("/bots/6").status_code == 404
+    again = program.post("/start", {"kind": "sleeper"}, headers={"Idempotency-Key": "once"})
+    assert again.json() == {"bot_id": 1}
+    assert program.start_bot() == 9
+    assert program.get("/runs/3").json()["last_lines"][-1] == "ValueError: no such price"
+    assert program.get("/bots_history", params={"bot_id": 3}).json()[0]["cause"] == "crashed"

@@ -29,7 +29,7 @@ from supervisor.engine import pidfd
 from supervisor.engine.protocol import Order
 from tests.faults.observe import is_alive
 from tests.process.benches import LocalBench, kinds, run_of, until
-from tests.process.clients import ROOT
+from tests.process.clients import KINDS, ROOT
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.anyio
@@ -87,6 +87,23 @@ async def test_what_an_orphaned_bot_started_is_swept_by_the_supervisor(bench: Lo
     swept = await process.sweep()
     assert (swept.signal, swept.descendants_killed) == (signal.SIGKILL, 4)
     assert not any(one.is_running() for one in descendants)
+
+
+async def test_daemons_of_bots_that_live_outlive_the_zygote(bench: LocalBench) -> None:
+    bench.add({"gives-up": "gives_up_its_orphans:main"}, path=(KINDS,))
+    bots = [await bench.start("gives-up", bot_id) for bot_id in (1, 2)]
+    daemons = {}
+    for bot_id in (1, 2):
+        await bench.says(bot_id, "\n")
+        daemons[bot_id] = [psutil.Process(int(pid)) for pid in bench.log(bot_id).split()[1:]]
+    before = zygote_pid(bench, "gives-up")
+    os.kill(before, signal.SIGKILL)
+    await is_replaced(bench, "gives-up", before)
+    assert all(one.is_running() for one in (*daemons[1], *daemons[2]))
+    bots[0].kill()
+    assert (await bots[0].sweep()).descendants_killed == 3
+    assert not any(one.is_running() for one in daemons[1])
+    assert all(one.is_running() for one in daemons[2])
 
 
 async def test_a_bot_and_its_zygote_die_together(bench: LocalBench) -> None:

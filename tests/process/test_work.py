@@ -84,9 +84,10 @@ READS = 2
 """From /proc for each bot that is listed: its `stat`, and the children of its one thread; exact. Both files stay open
 from one list to the next."""
 
-SELECTOR_CALLS = 96
-"""Calls of the fleet's functions for a stop of one bot by its name, however many others there are. They are 88, and
-were 192 with a hundred others: one for each of these, and a look at the process."""
+SELECTOR_CALLS = 150
+"""Calls of the fleet's functions for a stop of one bot by its name, however many others there are. They are 80 to 110,
+as it has to wait for the disk, and were 192 and more with a hundred others: one for each of these, and a look at the
+process."""
 
 SILENT_S = 2.0
 """So long nothing at all wakes a supervisor that nobody asks, a zygote, or a bot that waits; exact."""

@@ -265,6 +265,9 @@ class FleetStage:
     def close(self) -> None:
         self._within(self._cancel_all, check=False)
         self.loop.close()
+        # Loggers remember what they need not say; while steps are played, this is not cleared each time.
+        supervisor_log = logging.getLogger("supervisor")
+        supervisor_log.setLevel(supervisor_log.level)
 
     # ---- how it is played
 

@@ -112,3 +112,40 @@ async def test_behind_a_full_page_comes_another(ledger: Ledger, monkeypatch: pyt
     await write(ledger, 1, 2, 3, 4, 5)
     async with following(ledger) as told:
         assert [await anext(told) for _ in range(6)] == [1, 2, 3, 4, 5, None]
+
+
+async def test_a_feed_that_breaks_anywhere_in_the_present_goes_on_with_all_that_came_later(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The present is told in pages, while more happens. Whoever breaks off in it has seen each event once in the end,
+    but for those that were past when it began."""
+    monkeypatch.setattr(feed, "PAGE", 2)
+    bots = [(await create_bot(ledger, model.NewBot(kind="counter", params={})))[0].bot_id for _ in range(5)]
+
+    async def happen(*bot_ids: int) -> None:
+        for bot_id in bot_ids:
+            await ledger.record(bot_id, None, State.RUNNING, Goal.UP, "ready", 1)
+
+    async def follow(since: int | None, cut: int, *, meanwhile: int | None = None) -> list[int]:
+        """The numbers of the next entries, up to so many; after the first of them something happens."""
+        seen: list[int] = []
+        async with contextlib.aclosing(feed.entries(ledger, since=since)) as entries:
+            while len(seen) < cut and (entry := await anext(entries)) is not None:
+                seen.append(entry.event.event_id)
+                if len(seen) == 1 and meanwhile is not None:
+                    await happen(meanwhile)
+        return seen
+
+    await happen(*bots, *reversed(bots), bots[0])
+    await ledger.forget_bot(bots[1])
+    present = await ledger.latest_events()
+    assert len(present) == 4
+    for cut in range(1, len(present) + 2):
+        newest = await ledger.latest_event()
+        began_with = await ledger.latest_events()
+        first = await follow(None, cut, meanwhile=bots[2])
+        await happen(bots[3])
+        last = await ledger.latest_event()
+        rest = await follow(first[-1], last - first[-1])
+        assert first == [*began_with, newest + 1][:cut]
+        assert rest == list(range(first[-1] + 1, last + 1))

@@ -102,6 +102,8 @@ def test_above_the_engine_nobody_knows_how_processes_are_made() -> None:
             "supervisor.engine.protocol",
             "botproc.wire",
             *(["botproc.kernel"] if module in ("supervisor.cli.serve", "supervisor.data_directory") else []),
+            # Whether a process belongs to a data directory is judged in one way.
+            *(["supervisor.engine.locks", "supervisor.engine.pidfd"] if module == "supervisor.cli.check" else []),
         }
         assert below <= allowed, f"{module} imports {below}"
 

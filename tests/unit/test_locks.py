@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @pytest.fixture
 def locks(tmp_path: Path) -> Locks:
-    return Locks(tmp_path / "locks")
+    return Locks(tmp_path)
 
 
 @pytest.fixture

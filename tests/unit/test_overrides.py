@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from supervisor import settings
+from supervisor.core import schedules
 from supervisor.core.model import (
     Bot,
     Cause,
@@ -38,6 +39,7 @@ NEW = settings.Kind(
     limits=settings.Limits(nice=5, cpu_affinity=(0, 1)),
 )
 """What OLD is changed to."""
+OWN_TIMES = {"cron": "30 5 * * *", "timezone": "UTC", "overlap": "skip", "missed": "skip"}
 
 
 def under(kind: settings.Kind, overrides: Overrides | None = None, name: str | None = None) -> NewBot:
@@ -144,6 +146,27 @@ async def test_a_bot_follows_its_schedule_of_now_when_its_run_is_over(world: Wor
     due = (await world.fleet.listing.view(bot_id)).next_start_at
     assert due is not None
     assert due <= now_us() + 3600_000_000
+
+
+async def test_a_bot_that_waits_by_its_schedule_looks_again_when_that_changes(world: World) -> None:
+    async def due(bot_id: int) -> int:
+        at = (await world.fleet.listing.view(bot_id)).next_start_at
+        assert at is not None
+        return at
+
+    kinds = [settings.Kind(target="a:b", schedule=settings.Schedule(cron=cron)) for cron in ("0 0 1 1 *", "0 0 * * *")]
+    yearly, daily = kinds
+    await read(world, yearly)
+    follows, has_its_own = await make(world, yearly), await make(world, yearly, {"schedule": OWN_TIMES})
+    soon, own = schedules.next_after(daily.schedule.value, now_us()), await due(has_its_own)  # type: ignore[union-attr]
+    assert await due(follows) != soon
+    await read(world, daily)
+    await eventually(lambda: due(follows), lambda at: at == soon)
+    assert await due(has_its_own) == own
+    # Without a schedule it is started at the time that was planned, and then stays up.
+    await read(world, OLD)
+    assert await due(follows) == soon
+    assert (await world.fleet.start(follows)).schedule is None
 
 
 async def test_times_before_the_kind_had_a_schedule_were_not_missed(world: World, tmp_path: Path) -> None:

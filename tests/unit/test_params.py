@@ -72,6 +72,38 @@ def test_what_does_not_fit_is_named(given: dict[str, Any], field: str) -> None:
     assert ["body", "params", field] in [error["loc"][:3] for error in refused.value.errors]
 
 
+def test_a_typo_is_named_first_with_the_nearest_parameter() -> None:
+    described = [
+        {"name": "name", "type": "str", "required": True, "default": None},
+        {"name": "leverage", "type": "int", "required": False, "default": 1},
+    ]
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"nmae": "a"}, "nmae: no such parameter; did you mean name?; name: Field required"),
+        ({"name": "a", "LEVERAGE": 2}, "LEVERAGE: no such parameter; did you mean leverage?"),
+        ({"name": "a", "z": 2}, "z: no such parameter; there are: leverage, name"),
+    ]
+    for trader, told in cases:
+        with pytest.raises(errors.BadParams) as refused:
+            params.check("trader", described, trader)
+        assert refused.value.detail == f"trader does not take these parameters: {told}"
+    with pytest.raises(errors.BadParams, match="a: no such parameter; there are none"):
+        params.check("plain", [], {"a": 1})
+
+
+def test_a_name_that_a_model_ignores_is_told_with_what_is_wrong() -> None:
+    missing = {"loc": ["name"], "msg": "Field required", "type": "missing"}
+    told = params.refused("trader", [missing], {"nmae": "a"}, {"name": {}})
+    assert [error["loc"][-1] for error in told.errors] == ["nmae", "name"]
+    forbidden = {"loc": ["nmae"], "msg": "Extra inputs are not permitted", "type": "extra_forbidden"}
+    told = params.refused("trader", [missing, forbidden], {"nmae": "a"}, {"name": {}})
+    assert [error["loc"][-1] for error in told.errors] == ["nmae", "name"]
+    told = params.refused("trader", [{"loc": ["size"], "msg": "too large", "type": "value"}], {"n": 1}, {"name": {}})
+    assert [error["loc"][-1] for error in told.errors] == ["size"]
+    wrong = {"loc": [], "msg": "ValueError: both or none", "type": "validator"}
+    told = params.refused("trader", [wrong], {"name": "a"}, {"name": {}})
+    assert told.detail == "trader does not take these parameters: ValueError: both or none"
+
+
 @given(st.fixed_dictionaries({"n": st.integers()}, optional={one["name"]: JSON for one in DESCRIBED[1:]}))
 def test_any_json_is_taken_as_it_is_or_refused(given: dict[str, Any]) -> None:
     try:

@@ -1,4 +1,4 @@
-"""A ledger of version 0.1.0, as its supervisor left it when it was killed: migrated, and read as it was meant."""
+"""A ledger of version 0.1.0 is migrated, and everything that was in it is read as it was."""
 
 from __future__ import annotations
 
@@ -11,24 +11,17 @@ import pytest
 
 from supervisor.core import model
 from supervisor.core.model import Cause, Goal, State
-from supervisor.store import Ledger, inspection
-from tests.ledgers import create_bot
+from supervisor.store import Ledger, inspection, migrations
+from tests.ledgers import make_earlier
 
 pytestmark = pytest.mark.anyio
 
-DUMP = Path(__file__).parents[1] / "fixtures" / "ledger-0.1.0.sql"
-"""Bot 3 crashed, 4 has a schedule, 5 was stopped, 6 was killed, 7 was restarted, 8 was deleted; the others run."""
-
-RUNNING = {1: 1, 2: 2, 7: 7, 9: 9}
+ADDED = ["0005_nodes", "0006_overrides", "0007_idempotency"]
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    path = tmp_path / "ledger.sqlite3"
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
-        db.execute("PRAGMA journal_mode = wal")
-        db.executescript(DUMP.read_text())
-    return path
+    return make_earlier(tmp_path / "ledger.sqlite3")
 
 
 @pytest.fixture
@@ -38,79 +31,77 @@ async def ledger(path: Path) -> AsyncIterator[Ledger]:
     await ledger.close()
 
 
-async def bot(ledger: Ledger, bot_id: int) -> model.Bot:
-    found = await ledger.bot(bot_id)
+def test_check_names_what_is_to_be_migrated(path: Path) -> None:
+    found = inspection.inspect(path)
     assert found is not None
-    return found
+    newest = max(step.stem for step in migrations.DIRECTORY.glob("[0-9]*.py"))
+    assert (found.schema, found.pending[:3], found.pending[-1]) == ("0004_feed", ADDED, newest)
+    assert (found.runs, sorted(found.open_runs), sorted(found.forgotten)) == (8, [1, 5, 7, 8], [6])
 
 
-async def test_it_is_whole_before_and_after(path: Path) -> None:
-    before = inspection.inspect(path)
-    assert before is not None
-    assert before.schema == "0004_feed"
-    assert before.pending
-    await (await Ledger.open(path)).close()
-    after = inspection.inspect(path)
-    assert after is not None
-    assert after.pending == []
-    for name in ("states", "remembered", "forgotten", "runs", "open_runs", "latest_event", "with_secrets"):
-        assert getattr(after, name) == getattr(before, name), name
-
-
-async def test_bots(ledger: Ledger) -> None:
-    web = await bot(ledger, 1)
-    assert (web.kind, web.name, web.params, web.labels) == ("counter", "web", {"start_number": 12}, {"team": "a"})
-    assert (web.goal, web.state, web.grace_s, web.restarts) == (Goal.UP, State.RUNNING, 2.0, 0)
-    assert web.restart == model.RestartPolicy(policy=model.Policy.ALWAYS, max_restarts=9)
-    crashed, scheduled, killed = [await bot(ledger, bot_id) for bot_id in (3, 4, 6)]
-    assert crashed.limits == model.Limits(nice=5)
-    assert crashed.last_exit == model.LastExit(
-        exit_code=1, signal=None, cause=Cause.CRASHED, at=crashed.last_exit.at if crashed.last_exit else 0
-    )
-    assert scheduled.schedule == model.Schedule(
-        cron="0 3 * * *", timezone="Europe/Berlin", overlap=model.Overlap.SKIP, missed=model.Missed.RUN
-    )
-    assert (killed.state, killed.last_exit and killed.last_exit.signal) == (State.FAILED, "SIGKILL")
-    assert await ledger.bot(8) is None, "it was deleted"
-    # What is their own is found out by the fleet, which knows their kinds.
-    assert {found.bot_id for found in await ledger.bots_without_overrides()} == {1, 2, 3, 4, 5, 6, 7, 9}
-    assert {found.bot_id for found in await ledger.bots_to_settle()} == {1, 2, 3, 4, 6, 7, 9}
-
-
-async def test_runs(ledger: Ledger) -> None:
-    assert {run.run_id: run.bot_id for run in await ledger.open_runs()} == RUNNING
-    page = await ledger.runs(model.RunQuery())
-    ends = {run.run_id: (run.cause, run.exit_code, run.signal) for run in page.items if run.run_id not in RUNNING}
-    assert ends == {
-        3: (Cause.CRASHED, 1, None),
-        4: (Cause.STOPPED, 0, None),
-        5: (Cause.KILLED, None, "SIGKILL"),
-        6: (Cause.RESTARTED, 0, None),
-        8: (Cause.STOPPED, 0, None),
+async def test_its_bots(ledger: Ledger) -> None:
+    bots = {bot.bot_id: bot for bot in await ledger.bots(model.BotQuery(states=frozenset(State), limit=100))}
+    assert {bot_id: (bot.kind, bot.state, bot.goal) for bot_id, bot in bots.items()} == {
+        1: ("counter", State.RUNNING, Goal.UP),
+        2: ("counter", State.STOPPED, Goal.DOWN),
+        3: ("crashes", State.FAILED, Goal.UP),
+        4: ("sleeper", State.BACKOFF, Goal.UP),
+        5: ("sleeper", State.RUNNING, Goal.UP),
+        7: ("limited", State.RUNNING, Goal.UP),
+        8: ("sleeper", State.RUNNING, Goal.UP),
     }
-    alive = await ledger.run(7)
-    assert alive is not None
-    assert (alive.node, alive.log_start, alive.log_end, alive.last_lines) == (None, 2, None, ())
-    assert alive.identity is not None
-    assert alive.identity.boot_id == "01234567-89ab-4def-8123-456789abcdef"
+    assert (bots[1].name, bots[1].labels, bots[1].params) == ("web", {"customer": "7"}, {"start_number": 5})
+    assert bots[4].schedule == model.Schedule(cron="0 4 * * *", timezone="Europe/Berlin")
+    assert (bots[5].restart.policy, bots[5].grace_s, bots[5].limits.nice) == (model.Policy.NEVER, 3.0, 3)
+    exit_of_killed = bots[8].last_exit
+    assert exit_of_killed is not None
+    assert (exit_of_killed.signal, exit_of_killed.cause, bots[8].restarts) == ("SIGKILL", Cause.KILLED, 1)
+    assert [bot.bot_id for bot in await ledger.bots_without_overrides()] == sorted(bots)
+
+
+async def test_its_runs_and_events(ledger: Ledger) -> None:
+    open_runs = {run.bot_id: run for run in await ledger.open_runs()}
+    assert sorted(open_runs) == [1, 5, 7, 8]
+    assert open_runs[1].identity == model.Identity(
+        pid=28445, start_ticks=772291, inode=190653, boot_id="00000000-0000-4000-8000-000000000010"
+    )
     crashed = await ledger.run(3)
     assert crashed is not None
     assert crashed.raised is not None
-    assert (crashed.raised.type, crashed.raised.message) == ("KeyError", "'price'")
-    assert crashed.last_lines[-1] == "KeyError: 'price'"
-    [group] = (await ledger.crashes(model.CrashQuery(kind="shop"))).items
-    assert (group.count, group.fingerprint) == (1, crashed.fingerprint)
+    assert (crashed.cause, crashed.exit_code, crashed.raised.message) == (Cause.CRASHED, 1, "no such price")
+    assert (crashed.last_lines[-1], crashed.log_end, crashed.node) == ("ValueError: no such price", 620, None)
+    assert {run.run_id: run.cause for run in (await ledger.runs(model.RunQuery())).items if run.cause} == {
+        2: Cause.STOPPED,
+        3: Cause.CRASHED,
+        5: Cause.STOPPED,
+        7: Cause.KILLED,
+    }
+    groups = (await ledger.crashes(model.CrashQuery())).items
+    assert {group.kind: group.count for group in groups} == {"crashes": 1, "sleeper": 1}
+    assert await ledger.latest_event() == 25
+    assert [entry.event.event_id for entry in await ledger.events_after(0, limit=9, bot_id=2)] == [3, 4, 5, 6]
 
 
-async def test_events_and_what_comes_next(ledger: Ledger) -> None:
-    entries = await ledger.events_after(20, limit=100)
-    assert [entry.event.event_id for entry in entries] == [*range(21, 29)]
-    assert [entry.event.event_id for entry in entries if entry.deleted] == [26]
-    await ledger.record(1, 1, State.STOPPING, Goal.DOWN, "asked to stop", 1)
-    new = [entry.event for entry in await ledger.events_after(28, limit=9)]
-    assert [(event.event_id, event.reason) for event in new] == [(29, "asked to stop")]
-    made, _ = await create_bot(ledger, model.NewBot(kind="counter", params={}, name="old"))
-    assert made.bot_id == 10, "the name of the deleted bot is free, its id is not"
-    assert [found.bot_id for found in await ledger.bots_of_key(model.Idempotency(key="key-1", request="anything"))] == [
-        2
-    ]
+async def test_what_is_written_goes_on_behind_it(ledger: Ledger) -> None:
+    new = model.NewBot(kind="limited", params={}, name=None, labels={}, restart=model.RestartPolicy(), grace_s=1.0)
+    [(bot, run_id)], created = await ledger.create_bots(
+        new, started_at=1796104759000000, budget=model.Budget(key="900", starts=1, per_s=86_400)
+    )
+    assert (bot.bot_id, run_id, created) == (9, None, True), "the start that 0.1.0 has counted is spent"
+    await ledger.record(2, None, State.STOPPED, Goal.DOWN, "so", 1796104759000001)
+    assert [entry.event.event_id > 25 for entry in await ledger.events_after(25, limit=9, bot_id=2)] == [True]
+
+
+async def test_a_key_of_then_gives_its_bot(ledger: Ledger) -> None:
+    """Whatever it was made with, which nobody has kept."""
+    again = model.Idempotency(key="once", digest="of another body")
+    assert [bot.bot_id for bot in await ledger.bots_of_key(again)] == [1]
+
+
+async def test_no_table_differs_from_that_of_a_new_ledger(path: Path, tmp_path: Path) -> None:
+    async def schema(path: Path) -> set[str]:
+        await (await Ledger.open(path)).close()
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            return {sql for (sql,) in db.execute("SELECT sql FROM sqlite_master WHERE sql NOT NULL")}
+
+    assert await schema(path) == await schema(tmp_path / "new.sqlite3")
