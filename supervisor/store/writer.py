@@ -52,6 +52,10 @@ _OUTAGES = frozenset(
 )
 
 
+_PASSING = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL})
+"""Outages that say nothing against the connection."""
+
+
 class LedgerLost(Exception):
     """The files that are open are not the ones at their paths."""
 
@@ -233,7 +237,7 @@ class Writer:
                 raise LedgerLost(lost)
             self._db.commit()
         except Exception as error:
-            self._undo()
+            self._undo(error)
             reason = describe(error)
             if self.outage is None:
                 log.error("cannot write to the ledger: %s", reason, extra={"action": "ledger-outage"})
@@ -249,32 +253,42 @@ class Writer:
 
     def _open(self) -> None:
         """Connect if need be, and begin a transaction."""
-        if self._db.is_closed():
-            # Not before it is the right one: connecting alone would write to another.
-            if (moved := self._files.moved) is not None:
-                raise LedgerLost(moved)
-            self._db.connect()
+        if (moved := self._files.moved) is not None:
+            # Connecting alone would write to another.
+            raise LedgerLost(moved)
+        if not self._db.is_closed():
+            self._begin()
+            return
+        self._db.connect()
+        try:
             self._begin()
             self._files.opened()
-        else:
-            self._begin()
+        except PeeweeException:
+            self._db.close()
+            raise
 
-    def _undo(self) -> None:
-        """Undo the transaction, so that what comes next starts afresh."""
-        if self._files.log_lost is not None and not self._db.is_closed():
-            if not self._is_log_saved():
-                return
-            self.generation += 1
-        self._db.close()
+    def _undo(self, error: Exception) -> None:
+        """Undo the transaction. The next one has a new connection, but where only this one leads to what is written."""
+        if self._db.is_closed():
+            return
+        with contextlib.suppress(PeeweeException):  # There may be no transaction.
+            self._db.rollback()
+        if self._files.moved is not None:
+            # At once, while the log is there: somebody who moves files may move or delete that, too.
+            self._is_log_saved()
+        elif self._files.log_lost is not None:
+            if self._is_log_saved():
+                self.generation += 1
+                self._db.close()
+        elif code(error) not in _PASSING:
+            self._db.close()
 
     def _is_log_saved(self) -> bool:
-        """Bring what is in a write-ahead log that has lost its name into the ledger, while it is open.
+        """Bring what is in the write-ahead log, which may have lost its name, into the ledger, while both are open.
 
         As long as another connection reads from the log that cannot be done. A new log would not go with what is in
         the ledger then: SQLite finds the file damaged, or loses what follows.
         """
-        with contextlib.suppress(PeeweeException):  # There may be no transaction.
-            self._db.rollback()
         try:
             is_busy, _, _ = self._db.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except PeeweeException:
@@ -313,8 +327,9 @@ class Writer:
         if self._waiting:
             self._settle([_given_up(op, f"the ledger cannot be written: {self.outage}") for op in self._waiting])
         # Where the checkpoint cannot be made, the next to open the ledger makes it.
-        with contextlib.suppress(PeeweeException):
-            self._db.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        if self._files.moved is None or not self._db.is_closed():
+            with contextlib.suppress(PeeweeException):
+                self._db.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)")
         self._db.close()
 
     def _settle(self, outcomes: Sequence[_Outcome]) -> None:

@@ -567,3 +567,24 @@ async def test_a_lost_log_is_not_left_while_it_is_read(ledger: Ledger, other: sq
         shutil.copy(f"{path}{suffix}", f"{killed}{suffix}")
     with contextlib.closing(sqlite3.connect(killed)) as found:
         assert found.execute("SELECT count(*) FROM bot").fetchone() == (3,)
+
+
+@pytest.mark.parametrize("first", ["moved", "replaced"])
+async def test_a_log_that_is_lost_while_its_ledger_is_away(ledger: Ledger, tmp_path: Path, first: str) -> None:
+    """What was answered before is in the log alone: it is saved while that is still open."""
+    path, aside = tmp_path / "ledger.db", tmp_path / "aside.db"
+    bot, _ = await create_bot(ledger, NEW)
+    assert await ledger.bot(bot.bot_id), "it is open for reading"
+    path.rename(aside)
+    if first == "replaced":
+        shutil.copy(aside, path)
+    assert "put it back" in await refused(ledger)
+    (tmp_path / "ledger.db-wal").unlink()
+    aside.rename(path)
+    await written_again(ledger)
+    after, _ = await create_bot(ledger, NEW)
+    killed = tmp_path / "killed.db"
+    for suffix in ("", "-wal"):
+        shutil.copy(f"{path}{suffix}", f"{killed}{suffix}")
+    with contextlib.closing(sqlite3.connect(killed)) as found:
+        assert found.execute("SELECT bot_id FROM bot").fetchall() == [(bot.bot_id,), (after.bot_id,)]
