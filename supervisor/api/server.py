@@ -188,7 +188,7 @@ class Server(uvicorn.Server):
 
     async def _accept(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        exhausted = False
+        exhausted = blind = False
         while True:
             if self._is_full() and not self._idle():
                 await asyncio.sleep(_RETRY_S)
@@ -197,7 +197,14 @@ class Server(uvicorn.Server):
                 # Not `loop.sock_accept`, which drops what it has just accepted when it is cancelled.
                 connection, _ = sock.accept()
             except BlockingIOError:
-                await _readable(sock)
+                try:
+                    await _readable(sock)
+                except OSError as error:
+                    # No room in epoll, or a watch that could not be taken away: without it, look now and then.
+                    if not blind:
+                        log.error("cannot wait for connections, looks now and then: %s", error.strerror)
+                    blind = True
+                    await asyncio.sleep(_RETRY_S)
                 continue
             except OSError as error:
                 if error.errno in _EXHAUSTED:

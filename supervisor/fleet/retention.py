@@ -46,13 +46,20 @@ class Retention:
         self._keep_runs = keep_runs
 
     async def run(self) -> None:
-        """Goes on until it is cancelled. What cannot be done, in an outage of the ledger, is done the next time."""
+        """Goes on until it is cancelled.
+
+        What cannot be done, in an outage of the ledger or without descriptors, is done the next time.
+        """
         await asyncio.sleep(FIRST_S)
         while True:
             try:
                 await self.prune()
             except errors.LedgerUnavailable as outage:
                 log.warning("old runs are not deleted now: %s", outage.detail, extra={"action": "retention-put-off"})
+            except OSError as error:
+                log.warning(
+                    "cannot look for what forgotten bots left: %s", error, extra={"action": "retention-put-off"}
+                )
             await asyncio.sleep(EVERY_S)
 
     async def prune(self) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from supervisor.api import listener
+from supervisor.api import listener, server
 from tests.api.conftest import Api
 from tests.waiting import wait_for
 
@@ -60,6 +60,20 @@ def test_without_descriptors(
     with caplog.at_level(logging.ERROR):
         assert serve().client.get("/livez").status_code == 200
     assert [record.getMessage() for record in caplog.records] == ["cannot accept connections: Too many open files"]
+
+
+def test_without_a_watch_of_the_socket(
+    serve: Callable[..., Api], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def failing(_: socket.socket) -> None:
+        raise OSError(errno.EEXIST, "File exists")
+
+    monkeypatch.setattr(server, "_readable", failing)
+    with caplog.at_level(logging.ERROR):
+        api = serve()
+        for _ in range(2):
+            assert api.raw(LIVEZ).startswith(b"HTTP/1.1 200 ")
+    assert [r.message for r in caplog.records] == ["cannot wait for connections, looks now and then: File exists"]
 
 
 def test_answers_are_not_held_back(api: Api) -> None:

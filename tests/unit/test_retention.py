@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -202,3 +203,27 @@ async def test_what_forgotten_bots_have_left(ledger: Ledger, tmp_path: Path) -> 
     await prune(ledger, tmp_path, logs=logs)
     assert logs.deleted == [gone]
     assert {int(path.name) for path in (tmp_path / "bots").iterdir()} == {here, unknown}
+
+
+async def test_a_moment_without_descriptors_does_not_end_it(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "FIRST_S", 0)
+    monkeypatch.setattr(retention, "EVERY_S", 0)
+    loop = asyncio.get_running_loop()
+    looked = asyncio.Queue[None]()
+
+    class Unreadable(NoLogs):
+        def bots(self) -> set[int]:
+            loop.call_soon_threadsafe(looked.put_nowait, None)
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    kept = Retention(ledger=ledger, logs=Unreadable(), bots_dir=tmp_path, keep_runs_days=None, keep_runs=None)
+    running = asyncio.create_task(kept.run())
+    try:
+        for _ in range(2):
+            async with asyncio.timeout(10):
+                await looked.get()
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
