@@ -208,7 +208,7 @@ def main(config: Config) -> None:
 
 def test_a_command(make_program: Make, tmp_path: Path) -> None:
     script = tmp_path / "bot.sh"
-    script.write_text('echo "$GREETING $1 in $PWD"; trap "echo bye; exit 0" TERM; while :; do sleep 0.1; done\n')
+    script.write_text('trap "echo bye; exit 0" TERM; echo "$GREETING $1 in $PWD"; while :; do sleep 0.1; done\n')
     kinds = f"""
 [kinds.shell]
 command = ["sh", "{script}", "{{name}}"]

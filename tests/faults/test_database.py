@@ -155,6 +155,9 @@ def test_a_ledger_that_is_not_at_its_path_is_an_outage(program: Program, how: st
 def test_no_bot_that_was_answered_goes_with_a_lost_write_ahead_log(program: Program) -> None:
     first = program.start_bot()
     pid = ready(program, first)
+    # A fact that is still to be written would have what is lost saved at once.
+    settled = "bot_supervisor_ledger_queue_length 0.0"
+    wait_for(lambda: settled in program.get("/metrics").text and program.bot(first)["state"] == "running")
     (program.data_dir / "ledger.sqlite3-wal").unlink()
     not_ready = program.get("/readyz")
     assert not_ready.status_code == 503

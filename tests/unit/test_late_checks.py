@@ -120,6 +120,9 @@ async def test_an_exclusive_credential_is_that_of_the_checked_parameter(world: W
     """The same account, once hidden and once not, is one account."""
     world.now = {"any": settings.Kind(target="a:b", exclusive="{account}")}
     await world.fleet.reload_kinds()
+    for _ in range(2):
+        # The late check that the reload has begun reads in front of the second one, and finds nothing.
+        await world.fleet.ledger.unchecked_bots()
     hidden = await make(world)
     world.behaviours["any"] = WORKS
     async with world.fleet.catalogue.checked(NewBot(kind="any", params=GIVEN, restart=ONCE)) as new:
