@@ -36,7 +36,7 @@ def storable(text: str) -> str:
 
 
 class State(enum.StrEnum):
-    """What a bot is doing. Only `machine.TABLE` says how one leads to another."""
+    """What a bot is doing. Only `table.TABLE` says how one leads to another."""
 
     STARTING = "starting"
     RUNNING = "running"
