@@ -175,7 +175,11 @@ class Zygote:
 
     @property
     def exists(self) -> bool:
-        return self._fd is not None and pidfd.send(self._fd, 0)
+        try:
+            return self._fd is not None and pidfd.send(self._fd, 0)
+        except OSError:
+            # A signal that could not be sent says nothing of its end.
+            return True
 
     def kill(self) -> None:
         if self._fd is not None:
